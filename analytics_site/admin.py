@@ -1,0 +1,2 @@
+from django.contrib import admin
+class AnalyticsAdminSite(admin.AdminSite): pass

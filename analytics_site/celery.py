@@ -1,0 +1,24 @@
+"""The Celery application: `celery -A analytics_site worker`, `celery -A analytics_site beat`."""
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+from django_structlog.celery.steps import DjangoStructLogInitStep
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
+
+from .env import stop_if_wrong  # noqa: E402  reads the settings
+
+stop_if_wrong()
+app = Celery("analytics_site")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+# Carries request ids into tasks, and task ids into log lines.
+app.steps["worker"].add(DjangoStructLogInitStep)
+
+
+@setup_logging.connect
+def keep_logging(**kwargs: Any) -> None:
+    """Celery's own logging set-up stands back: Django's has been done."""

@@ -1,0 +1,52 @@
+"""Request ids, and what happens to an error that no view handled."""
+
+import re
+import uuid
+from collections.abc import Callable
+
+import structlog
+from django.http import HttpRequest, HttpResponse
+
+from orgs.limits import MAX_REQUEST_ID_LENGTH
+
+from .problems import is_outage, respond
+
+logger = structlog.get_logger(__name__)
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+HEADER = "X-Request-ID"
+_ACCEPTABLE = re.compile(rf"[A-Za-z0-9._:+/=-]{{1,{MAX_REQUEST_ID_LENGTH}}}")
+
+
+class RequestIdMiddleware:
+    """Takes over the caller's request id, or makes one; it stands in the response and in every log line."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get(HEADER, "")
+        request_id = given if _ACCEPTABLE.fullmatch(given) else str(uuid.uuid4())
+        request.META["HTTP_X_REQUEST_ID"] = request_id  # where django-structlog looks for it
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        response = self.get_response(request)
+        response[HEADER] = request_id
+        return response
+
+
+class ProblemMiddleware:
+    """An error that no view handled: 503 with Retry-After where the database is away, else 500. Always logged."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if is_outage(error):
+            logger.error("database_unavailable", error=str(error))
+            return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
+        return None

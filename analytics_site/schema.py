@@ -1,0 +1,79 @@
+"""The OpenAPI 3.1 document, and its browsable page."""
+
+from typing import Any
+
+from django.utils.decorators import method_decorator
+from csp.decorators import csp_update
+from csp.constants import SELF, UNSAFE_INLINE
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema as SpectacularAutoSchema
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance", "errors"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string", "format": "uri-reference"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+}
+
+ERRORS = {
+    "400": "The request is not valid; `errors` names each offending field.",
+    "401": "No credentials, or credentials that are not known.",
+    "403": "The credentials do not allow this: no scope, another org, or no such org.",
+    "503": "The database does not answer; nothing was stored. `Retry-After` says when to repeat.",
+}
+
+
+class AutoSchema(SpectacularAutoSchema):
+    """Adds to every operation the errors that any of them can answer."""
+
+    def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+        operation: dict[str, Any] | None = super().get_operation(*args, **kwargs)
+        if operation is not None:
+            for status, description in ERRORS.items():
+                operation["responses"].setdefault(status, problem_response(description))
+        return operation
+
+
+def problem_response(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+def add_problem(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """A post-processing hook: the component that the error responses refer to."""
+    result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM
+    return result
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "orgs.authentication.ApiKeyAuthentication"
+    name = "ApiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+
+
+class SchemaView(SpectacularAPIView):
+    pass
+
+
+# The page's own styles are inline; scripts are files of this host.
+@method_decorator(csp_update({"style-src": [SELF, UNSAFE_INLINE], "img-src": [SELF, "data:"]}), name="dispatch")
+class DocsView(SpectacularSwaggerSplitView):
+    url_name = "schema"

@@ -1,0 +1,333 @@
+"""Django settings. Every value that differs between installations comes from the environment, typed (see `env`)."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import structlog
+from csp.constants import NONE, SELF
+from psycopg.conninfo import conninfo_to_dict
+
+from .env import ENVIRONMENT, Port, PositiveInt, PositiveSeconds, has_scheme, is_postgres_url
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# ── Servers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# The servers that come as wheels start only when asked for: a production process that lost its DATABASE_URL must
+# stop, not fill an empty database.
+EMBEDDED_SERVERS = ENVIRONMENT.read("EMBEDDED_SERVERS", bool, False, "1 or 0")
+_embedded_database_url: str | None = None
+_embedded_redis_url: str | None = None
+if EMBEDDED_SERVERS and not (ENVIRONMENT.variables.get("DATABASE_URL") and ENVIRONMENT.variables.get("REDIS_URL")):
+    from . import embedded
+
+    _servers = embedded.attach(BASE_DIR)
+    _embedded_database_url, _embedded_redis_url = _servers.database_url, _servers.redis_url
+
+DATABASE_URL = ENVIRONMENT.url(
+    "DATABASE_URL", "postgresql://user:password@host:port/database", is_postgres_url, _embedded_database_url
+)
+REDIS_URL = ENVIRONMENT.url(
+    "REDIS_URL", "redis://host:port/0 or unix:///path", has_scheme("redis", "rediss", "unix"), _embedded_redis_url
+)
+
+
+def _broker_url(url: str) -> str:
+    """Celery's spelling of a Redis URL: a Unix socket is redis+socket:// there, and ?db= is called virtual_host."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return url
+    query = urlencode([("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(parts.query)])
+    return urlunsplit(("redis+socket", "", parts.path, query, ""))
+
+
+BROKER_URL = ENVIRONMENT.url(
+    "BROKER_URL",
+    "redis://… or amqp://user:password@host:port/vhost; REDIS_URL where it is not set",
+    has_scheme("redis", "rediss", "unix", "amqp", "amqps"),
+    REDIS_URL,
+)
+
+
+def _database(url: str) -> dict[str, Any]:
+    """Django's form of a libpq URL; what Django has no name for goes through as options."""
+    parameters = {k: str(v) for k, v in conninfo_to_dict(url).items()} if is_postgres_url(url) else {"dbname": "unset"}
+    return {
+        # Counts queries, connections and errors for Prometheus.
+        "ENGINE": "django_prometheus.db.backends.postgresql",
+        "NAME": parameters.pop("dbname"),
+        "USER": parameters.pop("user", ""),
+        "PASSWORD": parameters.pop("password", ""),
+        "HOST": parameters.pop("host", ""),
+        "PORT": parameters.pop("port", ""),
+        "OPTIONS": {"connect_timeout": 5, "application_name": "analytics-service", **parameters},
+        # One connection a thread, kept; checked before it is used again, so that a restarted server is not noticed.
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+    }
+
+
+DATABASES = {"default": _database(DATABASE_URL)}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL or "redis://unset",
+        "KEY_PREFIX": "analytics",
+        # Short: the database answers where the cache does not.
+        "OPTIONS": {"socket_connect_timeout": 0.5, "socket_timeout": 0.5},
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# ── The service ──────────────────────────────────────────────────────────────────────────────────────────────────
+HTTP_PORT = ENVIRONMENT.read("HTTP_PORT", Port, 8084, "a TCP port, 1 to 65535")
+PUBLIC_URL = ENVIRONMENT.url(
+    "PUBLIC_URL",
+    "the address people use, such as https://analytics.example.com",
+    has_scheme("http", "https"),
+    f"http://localhost:{HTTP_PORT}",
+).rstrip("/")
+ROLLUP_INTERVAL = ENVIRONMENT.read("ROLLUP_INTERVAL", PositiveSeconds, 2.0, "seconds, more than 0")
+FRESHNESS_CACHE_TTL = ENVIRONMENT.read("FRESHNESS_CACHE_TTL", PositiveInt, 60, "whole seconds, 1 or more")
+INGESTION_BATCH_SIZE = ENVIRONMENT.read("INGESTION_BATCH_SIZE", PositiveInt, 10_000, "a number of events, 1 or more")
+Currency = Literal[
+    "USD", "EUR", "GBP", "CHF", "CAD", "AUD", "NZD", "SEK", "NOK", "DKK", "PLN", "CZK", "INR", "BRL", "MXN", "SGD", "HKD", "ZAR"
+]  # fmt: skip  # currencies with cents
+CURRENCY: str = ENVIRONMENT.read("CURRENCY", Currency, "USD", "an ISO 4217 code of a currency that has cents")
+LOG_LEVEL: str = ENVIRONMENT.read(
+    "LOG_LEVEL",
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    "INFO",
+    "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+)
+DEBUG = ENVIRONMENT.read("DEBUG", bool, False, "1 or 0")
+
+
+def _generated_secret_key() -> str:
+    """A key made once for this checkout, where none is set: sessions outlive a restart of the demo."""
+    file = BASE_DIR / ".secret_key"
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(secrets.token_urlsafe(50))
+    except FileExistsError:
+        pass
+    except OSError:  # a read-only checkout: good for this process alone
+        return secrets.token_urlsafe(50)
+    return file.read_text()
+
+
+SECRET_KEY = ENVIRONMENT.variables.get("SECRET_KEY") or _generated_secret_key()
+_HTTPS = PUBLIC_URL.startswith("https://")
+ALLOWED_HOSTS = [urlsplit(PUBLIC_URL).hostname or "localhost", "localhost", "127.0.0.1", "[::1]"]
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
+SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+# ── Django ───────────────────────────────────────────────────────────────────────────────────────────────────────
+INSTALLED_APPS = [
+    "analytics_site.apps.AnalyticsSiteConfig",
+    "analytics_site.apps.AnalyticsAdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_celery_beat",
+    "django_htmx",
+    "django_prometheus",
+    "django_structlog",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "rest_framework",
+    "orgs",
+    "ingestion",
+    "usage",
+    "reliability",
+    "exports",
+]
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "analytics_site.middleware.RequestIdMiddleware",
+    "analytics_site.middleware.ProblemMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+ROOT_URLCONF = "analytics_site.urls"
+WSGI_APPLICATION = "analytics_site.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+AUTH_USER_MODEL = "orgs.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+# The session's engine is the database: people stay signed in with the cache down.
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Found beside the apps without a collect step: it runs from a clone.
+WHITENOISE_USE_FINDERS = True
+SILENCED_SYSTEM_CHECKS = [
+    "security.W004",  # HSTS follows from PUBLIC_URL (analytics.W001)
+    "security.W008",  # the proxy that ends TLS redirects
+    "security.W012",  # secure cookies follow from PUBLIC_URL (analytics.W001)
+    "security.W016",
+]
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+    }
+}
+
+# ── REST ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "orgs.authentication.ApiKeyAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["orgs.access.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["orgs.rendering.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "analytics_site.schema.AutoSchema",
+    "EXCEPTION_HANDLER": "analytics_site.problems.exception_handler",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Analytics service",
+    "DESCRIPTION": "What LLM usage costs and how reliably it runs, per organisation.",
+    "VERSION": "1.0.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "analytics_site.schema.add_problem",
+    ],
+}
+
+# ── Tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+CELERY_BROKER_URL = _broker_url(BROKER_URL)
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 1  # seconds; an edit of the schedule is seen within it
+CELERY_TIMEZONE = "UTC"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True  # a task whose worker died runs again; every task here may run twice
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = (
+    {
+        # Redis hands a lost task out again after visibility_timeout; the sweep that finds it runs at every turn.
+        "visibility_timeout": 3600,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 10,
+        "socket_connect_timeout": 5,
+        "health_check_interval": 30,
+    }
+    if not BROKER_URL.startswith("amqp")
+    else {}
+)
+
+# ── Logs: one JSON object a line; readable text on a terminal ────────────────────────────────────────────────────
+_log_processors: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
+LOG_FORMAT: str = ENVIRONMENT.read("LOG_FORMAT", Literal["json", "text"], "json", "json or text")
+_renderers: list[Any] = (
+    [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    if LOG_FORMAT == "json"
+    else [structlog.dev.ConsoleRenderer(colors=False)]
+)
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "structured": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers],
+            "foreign_pre_chain": [*_log_processors, structlog.stdlib.ExtraAdder()],
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        # Said by the request log already, with the request's id.
+        "django.request": {"level": "CRITICAL"},
+        "django.server": {"level": "WARNING"},
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING"},
+        "django_celery_beat": {"level": "WARNING"},
+    },
+}
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        *_log_processors,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    cache_logger_on_first_use=True,
+)
+DJANGO_STRUCTLOG_CELERY_ENABLED = True
+PROMETHEUS_EXPORT_MIGRATIONS = False

@@ -1,0 +1,163 @@
+"""The batch ledger, raw events, quarantine and conflicts.
+
+`usage_events` and the dedupe ledger are made by SQL in the migrations; the models here describe them.
+"""
+
+import uuid
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+
+
+class Door(models.TextChoices):
+    HTTP = "http", "HTTP"
+    TRACE = "trace", "Trace replay"
+    QUARANTINE = "quarantine", "Quarantine replay"
+
+
+class Status(models.IntegerChoices):
+    """How an inference call ended. Stored as a number: there is one in every row."""
+
+    SUCCESS = 0, "success"
+    ERROR = 1, "error"
+    TIMEOUT = 2, "timeout"
+    THROTTLED = 3, "throttled"
+
+
+class Batch(models.Model):
+    """One transaction of events: where they came from, what became of them, whether the rollups have them.
+
+    `id` orders the batches and is carried by every event; `public_id` is what clients see.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    public_id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    door = models.CharField(max_length=16, choices=Door)
+    received = models.PositiveIntegerField(help_text="Events and unreadable messages that came in.")
+    accepted = models.PositiveIntegerField(default=0, help_text="Events stored for the first time.")
+    duplicates = models.PositiveIntegerField(default=0, help_text="Events that were stored already.")
+    conflicts = models.PositiveIntegerField(default=0, help_text="Duplicates whose content differs from the first.")
+    rejected = models.PositiveIntegerField(default=0, help_text="Events handed back to the caller with a reason.")
+    quarantined = models.PositiveIntegerField(default=0, help_text="Messages kept aside with a reason.")
+    org_ids = ArrayField(models.UUIDField(), default=list, help_text="Orgs whose events it carries.")
+    first_occurred_at = models.DateTimeField(null=True)
+    last_occurred_at = models.DateTimeField(null=True)
+    is_late = models.BooleanField("late arrival", default=False, help_text="Carries events of an hour long over.")
+    retries = models.PositiveSmallIntegerField(default=0, help_text="Times the transaction was run again.")
+    started_at = models.DateTimeField()
+    completed_at = models.DateTimeField()
+    rolled_up_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "ingestion_batches"
+        verbose_name_plural = "batches"
+        ordering = ("-id",)
+        indexes = (
+            # The rollup's work list, and the lag of an org: a handful of rows whatever the table's size.
+            models.Index(fields=("id",), name="batches_not_rolled_up", condition=Q(rolled_up_at=None)),
+            # The admin's "with trouble" filter.
+            models.Index(
+                fields=("-id",), name="batches_with_trouble", condition=Q(quarantined__gt=0) | Q(conflicts__gt=0)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"batch {self.pk}"
+
+
+class UsageEvent(models.Model):
+    """One inference call, as it is stored. Written by `writing` alone, read by ranges of time."""
+
+    pk = models.CompositePrimaryKey("org_id", "occurred_at", "event_id")
+    org_id = models.UUIDField()
+    event_id = models.UUIDField()
+    occurred_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+    batch_id = models.BigIntegerField()
+    model_id = models.UUIDField()
+    actor_id = models.UUIDField(null=True)
+    client_id = models.TextField(null=True)
+    latency_ms = models.IntegerField()
+    status = models.SmallIntegerField(choices=Status)
+    error_code = models.TextField(null=True)
+    input_tokens = models.IntegerField()
+    output_tokens = models.IntegerField()
+    cached_input_tokens = models.IntegerField()
+    cache_creation_input_tokens = models.IntegerField()
+    cost_estimate_cents = models.DecimalField(max_digits=18, decimal_places=4, null=True)
+    metadata = models.JSONField(null=True)
+
+    class Meta:
+        managed = False
+        db_table = "usage_events"
+
+    def __str__(self) -> str:
+        return str(self.event_id)
+
+
+class QuarantinedMessage(models.Model):
+    """A message that could not be stored as an event: its bytes, and why. Replayed once the cause is mended."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "Waiting"
+        REPLAYED = "replayed", "Replayed"
+
+    id = models.BigAutoField(primary_key=True)
+    batch = models.ForeignKey(Batch, models.PROTECT, related_name="messages", help_text="The batch that met it.")
+    reason = models.CharField(max_length=64)
+    detail = models.TextField()
+    payload = models.BinaryField()
+    received_at = models.DateTimeField()
+    state = models.CharField(max_length=16, choices=State, default=State.WAITING)
+    replay_batch = models.ForeignKey(Batch, models.PROTECT, null=True, related_name="+")
+    replayed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "ingestion_quarantine"
+        verbose_name = "quarantined message"
+        ordering = ("-id",)
+        indexes = (
+            # What still waits: the admin's default view, and the count that is watched.
+            models.Index(fields=("-id",), name="quarantine_waiting", condition=Q(state="waiting")),
+        )
+
+    def __str__(self) -> str:
+        return f"message {self.pk}: {self.reason}"
+
+
+class Conflict(models.Model):
+    """A resend whose content differs from the event that was stored first. The first stays; this is what came."""
+
+    id = models.BigAutoField(primary_key=True)
+    batch = models.ForeignKey(Batch, models.PROTECT, related_name="conflicting")
+    org_id = models.UUIDField()
+    event_id = models.UUIDField()
+    first_occurred_at = models.DateTimeField(help_text="Of the event that was stored; finds it by index.")
+    payload = models.JSONField(help_text="The resend, as it would have been stored.")
+    received_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "ingestion_conflicts"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"conflict on {self.event_id}"
+
+
+class Ledger(models.Model):
+    """Which of the two claim tables is the current one. One row."""
+
+    singleton: ClassVar[int] = 1
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    current = models.SmallIntegerField(default=0)
+    rotated_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "ingestion_ledger"
+        constraints = (models.CheckConstraint(condition=Q(id=1), name="one_ledger"),)
+
+    def __str__(self) -> str:
+        return f"claims {self.current} since {self.rotated_at}"

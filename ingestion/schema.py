@@ -1,0 +1,259 @@
+"""The usage event: its fields, its rules, and how a message becomes one.
+
+Reading has a fast way and a thorough way that accept exactly the same events. The fast way decodes a whole array with
+typed structs; where anything in it is wrong, each event is read again field by field, so that every fault is named and
+a bad event does not spoil its neighbours.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+
+from orgs.limits import (
+    MAX_CLOCK_SKEW,
+    MAX_COST_CENTS,
+    MAX_EVENT_AGE,
+    MAX_LATENCY_MS,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_KEYS,
+    MAX_TEXT_LENGTH,
+    MAX_TOKENS,
+)
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_LENGTH)]
+
+
+class UsageEvent(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True, gc=False):
+    """One inference call, as its producer tells it. Times are aware; cost is in cents, None means "price it"."""
+
+    event_id: uuid.UUID
+    org_id: uuid.UUID
+    model_id: uuid.UUID
+    actor_id: uuid.UUID | None = None
+    client_id: Text | None = None
+    occurred_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    latency_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_LATENCY_MS)]
+    status: Literal["success", "error", "timeout", "throttled"]
+    error_code: Text | None = None
+    input_tokens: Tokens
+    output_tokens: Tokens
+    cached_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
+    # A number, int or (through the decoder's hook) exact Decimal. Checked in `_faults`: msgspec's own Decimal takes strings.
+    cost_estimate_cents: Any = None
+    metadata: dict[str, str] | None = None
+
+
+class _SnakeCaseEvent(UsageEvent, rename=None):
+    """The same, as one known producer spells it."""
+
+
+_TOKENS_RULE = f"must be an integer from 0 to {MAX_TOKENS:,}"
+_TEXT_RULE = f"must be a text of at most {MAX_TEXT_LENGTH} characters without NUL"
+_COST_RULE = f"must be a number from 0 to {MAX_COST_CENTS:,} with at most 4 decimals"
+_METADATA_RULE = (
+    f"must be an object of texts without NUL: at most {MAX_METADATA_KEYS} keys and {MAX_METADATA_BYTES:,} bytes"
+)
+RULES = {
+    "event_id": "must be a UUID",
+    "org_id": "must be a UUID",
+    "model_id": "must be a UUID",
+    "actor_id": "must be a UUID or null",
+    "client_id": _TEXT_RULE,
+    "occurred_at": "must be an RFC 3339 date-time with an offset",
+    "latency_ms": f"must be an integer from 0 to {MAX_LATENCY_MS:,}",
+    "status": "must be one of success, error, timeout, throttled",
+    "error_code": _TEXT_RULE,
+    "input_tokens": _TOKENS_RULE,
+    "output_tokens": _TOKENS_RULE,
+    "cached_input_tokens": _TOKENS_RULE,
+    "cache_creation_input_tokens": _TOKENS_RULE,
+    "cost_estimate_cents": _COST_RULE,
+    "metadata": _METADATA_RULE,
+}
+_FIELDS = {field.name: field for field in msgspec.structs.fields(UsageEvent)}
+_TYPES = get_type_hints(UsageEvent, include_extras=True)
+# Every accepted spelling of a field.
+_SPELLINGS = {f.encode_name: f.name for f in _FIELDS.values()} | {name: name for name in _FIELDS}
+
+_ARRAYS = tuple(msgspec.json.Decoder(list[kind], float_hook=Decimal) for kind in (UsageEvent, _SnakeCaseEvent))  # type: ignore[valid-type]
+_RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_ANYTHING = msgspec.json.Decoder(float_hook=Decimal)
+_EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
+_FOUR_DECIMALS = Decimal("0.0001")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one field of an event; `field` is empty where it is the whole."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.message}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A message that is no event: every fault found, and its bytes."""
+
+    event_id: str | None
+    faults: list[Fault]
+    payload: bytes
+
+
+class NotJSON(ValueError):
+    """The body is no JSON at all, or no array where one is needed."""
+
+
+def cost_in_ten_thousandths(cost: Decimal | int) -> int:
+    """Cents with up to four decimals as an integer of 1/10,000 cents; `Inexact` where there are more."""
+    if isinstance(cost, int):
+        return cost * 10_000
+    return int(_EXACT.quantize(cost, _FOUR_DECIMALS).scaleb(4))
+
+
+def metadata_bytes(metadata: dict[str, str]) -> bytes:
+    return msgspec.json.encode(metadata)
+
+
+def _is_cost(cost: Any) -> bool:
+    if type(cost) not in (int, Decimal) or not 0 <= cost <= MAX_COST_CENTS:
+        return False
+    try:
+        cost_in_ten_thousandths(cost)
+    except (Inexact, InvalidOperation):
+        return False
+    return True
+
+
+def _is_metadata(metadata: dict[str, str]) -> bool:
+    return (
+        len(metadata) <= MAX_METADATA_KEYS
+        and len(metadata_bytes(metadata)) <= MAX_METADATA_BYTES
+        and not any("\0" in key or "\0" in value for key, value in metadata.items())
+    )
+
+
+def _faults(event: UsageEvent, now: datetime) -> list[Fault]:
+    """The rules that types can't tell. Runs for every event: the common case is a row of comparisons."""
+    found: list[Fault] = []
+    if event.occurred_at > now + MAX_CLOCK_SKEW:
+        minutes = MAX_CLOCK_SKEW.seconds // 60
+        found.append(Fault("occurredAt", f"must lie at most {minutes} minutes ahead of the server's clock"))
+    elif event.occurred_at < now - MAX_EVENT_AGE:
+        found.append(Fault("occurredAt", f"must lie at most {MAX_EVENT_AGE.days:,} days back"))
+    if event.status == "success" and event.error_code is not None:
+        found.append(Fault("errorCode", "must be absent or null where status is success"))
+    cached = (event.cached_input_tokens or 0) + (event.cache_creation_input_tokens or 0)
+    if cached > event.input_tokens:
+        for name in ("cachedInputTokens", "cacheCreationInputTokens"):
+            found.append(Fault(name, "must together be at most inputTokens"))
+    if event.client_id is not None and "\0" in event.client_id:
+        found.append(Fault("clientId", _TEXT_RULE))
+    if event.error_code is not None and "\0" in event.error_code:
+        found.append(Fault("errorCode", _TEXT_RULE))
+    if event.cost_estimate_cents is not None and not _is_cost(event.cost_estimate_cents):
+        found.append(Fault("costEstimateCents", _COST_RULE))
+    if event.metadata is not None and not _is_metadata(event.metadata):
+        found.append(Fault("metadata", _METADATA_RULE))
+    return found
+
+
+def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) -> UsageEvent | Invalid:
+    """One message, read field by field. Fields the contract does not know are dropped, or are a fault."""
+    try:
+        document = _ANYTHING.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Invalid(None, [Fault("", "is not valid JSON")], payload)
+    if not isinstance(document, dict):
+        return Invalid(None, [Fault("", "must be a JSON object")], payload)
+    faults: list[Fault] = []
+    given: dict[str, Any] = {}
+    for spelling, value in document.items():
+        name = _SPELLINGS.get(spelling)
+        if name is None:
+            if not unknown_fields:
+                faults.append(Fault(spelling, "is not a field of a usage event"))
+        elif name in given:
+            faults.append(Fault(spelling, "is given twice"))
+        else:
+            given[name] = value
+    values: dict[str, Any] = {}
+    for name, field in _FIELDS.items():
+        if name not in given:
+            if field.required:
+                faults.append(Fault(field.encode_name, "is required"))
+            continue
+        try:
+            values[name] = msgspec.convert(given[name], _TYPES[name])
+        except msgspec.ValidationError:
+            faults.append(Fault(field.encode_name, RULES[name]))
+    if not faults:
+        event = UsageEvent(**values)
+        faults = _faults(event, now)
+        if not faults:
+            return event
+    event_id = given.get("event_id")
+    return Invalid(event_id if isinstance(event_id, str) else None, faults, payload)
+
+
+def read_array(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
+    """A JSON array of events, in its order. Raises `NotJSON` where it is none."""
+    for decoder in _ARRAYS:
+        try:
+            events = decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        if not any(_faults(event, now) for event in events):
+            return list(events)
+    try:
+        payloads = _RAW_ARRAY.decode(body)
+    except msgspec.ValidationError as error:
+        raise NotJSON("must be a JSON array of events") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotJSON(f"is not valid JSON: {error}") from error
+    return [read_event(bytes(payload), now) for payload in payloads]
+
+
+def read_lines(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
+    """Newline-delimited JSON, one event a line; empty lines are passed over."""
+    return [read_event(line, now) for line in body.splitlines() if line.strip()]
+
+
+def read_message(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
+    """A message of a stream: one event, or a JSON array of events. What is neither is one `Invalid`."""
+    if not body.lstrip()[:1] == b"[":
+        return [read_event(body, now)]
+    try:
+        return read_array(body, now)
+    except NotJSON as error:
+        return [Invalid(None, [Fault("", str(error))], body)]
+
+
+def split(read: Sequence[UsageEvent | Invalid]) -> tuple[list[UsageEvent], list[Invalid]]:
+    """The events, and what is none."""
+    events = [item for item in read if not isinstance(item, Invalid)]
+    return events, [item for item in read if isinstance(item, Invalid)]
+
+
+def json_schema() -> dict[str, Any]:
+    """The event as JSON Schema 2020-12, for the OpenAPI document."""
+
+    def described() -> Iterator[tuple[str, dict[str, Any]]]:
+        (schema,), components = msgspec.json.schema_components([UsageEvent], ref_template="#/{name}")
+        properties = components["UsageEvent"]["properties"]
+        for name, field in _FIELDS.items():
+            yield field.encode_name, {**properties[field.encode_name], "description": RULES[name]}
+
+    properties = dict(described())
+    properties["costEstimateCents"] |= {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COST_CENTS}
+    required = [field.encode_name for field in _FIELDS.values() if field.required]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

@@ -1,0 +1,26 @@
+"""The one place that writes the audit trail."""
+
+import uuid
+
+import structlog
+from django.http import HttpRequest
+
+from .models import ApiKey, AuditRecord
+
+
+def actor_of(request: HttpRequest) -> str:
+    key = getattr(request, "auth", None)
+    if isinstance(key, ApiKey):
+        return f"key:{key.prefix}"
+    return f"user:{getattr(request.user, 'email', '') or 'anonymous'}"
+
+
+def record(request: HttpRequest, action: str, org_id: uuid.UUID | None, target: str = "") -> None:
+    """Note that the caller of this request did `action` to an org."""
+    AuditRecord.objects.create(
+        actor=actor_of(request),
+        action=action,
+        org_id=org_id,
+        target=target[:400],
+        request_id=str(structlog.contextvars.get_contextvars().get("request_id", "")),
+    )

@@ -1,0 +1,36 @@
+"""Every limit of the service, with its unit and its reason. In the lowest app, so that each app can import it."""
+
+from datetime import timedelta
+
+# ── Events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_TEXT_LENGTH = 128  # characters of clientId and errorCode: names, not texts
+MAX_LATENCY_MS = 86_400_000  # a day; longer is a unit mistake
+MAX_TOKENS = 2**31 - 1  # fits a PostgreSQL integer
+MAX_COST_CENTS = 10**9  # ten million of the currency for one call is a unit mistake
+MAX_METADATA_KEYS = 32
+MAX_METADATA_BYTES = 4096  # as UTF-8 JSON; raw events stay narrow
+MAX_CLOCK_SKEW = timedelta(minutes=5)  # how far ahead of this server's clock an event may lie
+MAX_EVENT_AGE = timedelta(days=5 * 366)  # bounds the number of daily partitions that late events can call for
+
+# ── The HTTP doors ───────────────────────────────────────────────────────────────────────────────────────────────
+MAX_EVENTS_PER_REQUEST = 5_000
+MAX_BODY_BYTES = 5 * 1024 * 1024  # of the body as sent, and of what a gzip body expands to
+RETRY_AFTER_SECONDS = 5  # told with a 503: about the time a database takes to fail over or restart
+
+# ── Rolling up ───────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_EVENTS_PER_ROLLUP = 500_000  # events; bounds the transaction, its memory and its locks to a few seconds
+
+# ── Dedupe ───────────────────────────────────────────────────────────────────────────────────────────────────────
+LEDGER_ROTATION = timedelta(hours=48)  # a claim is kept for at least this and at most twice this
+
+# ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_SERIES_POINTS = 50_000  # buckets × models of one answer: about 10 MB of JSON
+MAX_PAGE_ROWS = 200  # rows of one table on a page; the CSV has all
+MAX_ADMIN_COUNT = 10_000  # rows an admin list counts; beyond, it says "more"
+
+# ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
+KEY_USE_RESOLUTION = timedelta(minutes=1)  # how exact "last used" is: at most one write a key and minute
+INVITATION_LIFETIME = timedelta(days=7)
+
+# ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_REQUEST_ID_LENGTH = 128  # characters of an X-Request-ID that is taken over

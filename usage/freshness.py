@@ -1,0 +1,131 @@
+"""How far the figures of an org trail the events that were accepted.
+
+What was counted last is stored per org and model, and cached; how much waits is asked of the ledger of batches each time,
+so that a stopped rollup is never called fresh.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import structlog
+from django.conf import settings
+from django.core.cache import cache
+from django.db.backends.utils import CursorWrapper
+from django.db.models import Min
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from ingestion.models import Batch
+
+from .models import Freshness
+
+logger = structlog.get_logger(__name__)
+
+FRESH_UP_TO = timedelta(seconds=300)
+STALE_UP_TO = timedelta(seconds=600)
+
+
+class Status(StrEnum):
+    FRESH = "fresh"
+    STALE = "stale"
+    DELAYED = "delayed"
+
+    @classmethod
+    def of(cls, lag: timedelta) -> "Status":
+        if lag <= FRESH_UP_TO:
+            return cls.FRESH
+        return cls.STALE if lag <= STALE_UP_TO else cls.DELAYED
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The freshness of an org, of one model of it or of all; Nones where nothing was ever counted."""
+
+    model_id: uuid.UUID | None
+    last_event_at: datetime | None
+    last_rollup_at: datetime | None
+    lag_seconds: int | None
+    status: Status
+
+
+Stored = list[tuple[uuid.UUID, datetime, datetime]]
+
+# From what was just collected; one row per org and model.
+_NOTE = """
+INSERT INTO usage_freshness AS kept (org_id, model_id, last_event_at, last_rollup_at)
+SELECT org_id, model_id, max(last_event_at), clock_timestamp() FROM usage_delta GROUP BY 1, 2 ORDER BY 1, 2
+ON CONFLICT (org_id, model_id) DO UPDATE SET
+    last_event_at = greatest(kept.last_event_at, excluded.last_event_at), last_rollup_at = excluded.last_rollup_at
+RETURNING org_id
+"""
+
+
+def note(cursor: CursorWrapper) -> set[uuid.UUID]:
+    """Store the freshness of what `usage_delta` holds, in the rollup's transaction; returns the orgs it touched."""
+    cursor.execute(_NOTE)
+    return {org_id for (org_id,) in cursor.fetchall()}
+
+
+def _key(org_id: uuid.UUID) -> str:
+    return f"freshness:{org_id}"
+
+
+def _read(org_id: uuid.UUID) -> Stored:
+    rows = Freshness.objects.filter(org_id=org_id).order_by("model_id")
+    return list(rows.values_list("model_id", "last_event_at", "last_rollup_at"))
+
+
+def refresh_cache(org_ids: Iterable[uuid.UUID]) -> None:
+    """Put what was committed into the cache. Called by the rollup, after its transaction."""
+    try:
+        cache.set_many({_key(org_id): _read(org_id) for org_id in org_ids}, settings.FRESHNESS_CACHE_TTL)
+    except (RedisError, OSError) as error:
+        logger.warning("cache_unavailable", error=str(error))
+
+
+def _stored(org_id: uuid.UUID) -> Stored:
+    """From the cache, or from the database where the cache has nothing or does not answer."""
+    try:
+        cached: Stored | None = cache.get(_key(org_id))
+        if cached is None:
+            cached = _read(org_id)
+            # add: a rollup that committed meanwhile has put something newer there.
+            cache.add(_key(org_id), cached, settings.FRESHNESS_CACHE_TTL)
+    except (RedisError, OSError) as error:
+        logger.warning("cache_unavailable", error=str(error))
+        return _read(org_id)
+    return cached
+
+
+def _waiting_since(org_id: uuid.UUID) -> datetime | None:
+    """When the oldest batch of an org that no rollup has was accepted. Uses batches_not_rolled_up."""
+    waiting = Batch.objects.filter(rolled_up_at=None, org_ids__contains=[org_id])
+    return waiting.aggregate(oldest=Min("completed_at"))["oldest"]
+
+
+def entries(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> list[Entry]:
+    """The freshness of each model of an org that was ever counted, or of one."""
+    waiting_since = _waiting_since(org_id)
+    lag = timezone.now() - waiting_since if waiting_since else timedelta()
+    return [
+        Entry(model, last_event_at, last_rollup_at, int(lag.total_seconds()), Status.of(lag))
+        for model, last_event_at, last_rollup_at in _stored(org_id)
+        if model_id in (None, model)
+    ]
+
+
+def overall(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> Entry:
+    """The freshness of an org, or of one model of it, as one entry."""
+    found = entries(org_id, model_id)
+    if not found:
+        return Entry(model_id, None, None, None, Status.DELAYED)
+    return Entry(
+        model_id,
+        max(entry.last_event_at for entry in found if entry.last_event_at),
+        max(entry.last_rollup_at for entry in found if entry.last_rollup_at),
+        found[0].lag_seconds,
+        found[0].status,
+    )

@@ -1,0 +1,88 @@
+"""The rollups, and how fresh they are. Rows are written by `rollups` alone."""
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from orgs.models import Org, ServedModel
+
+
+class Measures(models.Model):
+    """What every rollup row counts. Costs are cents; `cost_cents` sums the priced events, exactly."""
+
+    invocations = models.BigIntegerField()
+    errors = models.BigIntegerField(help_text="Calls with status error.")
+    timeouts = models.BigIntegerField()
+    throttled = models.BigIntegerField()
+    input_tokens = models.BigIntegerField(help_text="Cached and cache-creating ones included.")
+    output_tokens = models.BigIntegerField()
+    cached_input_tokens = models.BigIntegerField()
+    cache_creation_input_tokens = models.BigIntegerField()
+    cost_cents = models.DecimalField(max_digits=30, decimal_places=4)
+    unpriced_invocations = models.BigIntegerField(help_text="Calls whose cost is unknown.")
+    # A sparse latency histogram: see `histogram`.
+    latency_buckets = ArrayField(models.SmallIntegerField())
+    latency_counts = ArrayField(models.BigIntegerField())
+
+    class Meta:
+        abstract = True
+
+
+class HourlyUsage(Measures):
+    """One org, UTC hour and model. The key's order serves ranges of an org, and their order in the answer."""
+
+    pk = models.CompositePrimaryKey("org_id", "bucket_start", "model_id")
+    org_id = models.UUIDField()
+    bucket_start = models.DateTimeField()
+    model_id = models.UUIDField()
+
+    class Meta:
+        db_table = "usage_hourly"
+
+    def __str__(self) -> str:
+        return f"{self.bucket_start:%Y-%m-%d %H:00}"
+
+
+class DailyUsage(Measures):
+    """One org, day and model. Days of UTC for every org; days of its own zone beside them where that is another."""
+
+    pk = models.CompositePrimaryKey("org_id", "time_zone", "day", "model_id")
+    org_id = models.UUIDField()
+    time_zone = models.TextField()
+    day = models.DateField()
+    model_id = models.UUIDField()
+
+    class Meta:
+        db_table = "usage_daily"
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.time_zone}"
+
+
+class ZoneInForce(models.Model):
+    """The zone an org's daily rows are kept in. Follows `Org.time_zone` once the rows have been rebuilt for it."""
+
+    org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="zone_in_force")
+    time_zone = models.CharField(max_length=64)
+
+    class Meta:
+        db_table = "usage_zones"
+
+    def __str__(self) -> str:
+        return self.time_zone
+
+
+class Freshness(models.Model):
+    """Up to where the figures of an org and model reach."""
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+", db_constraint=False)
+    model = models.ForeignKey(ServedModel, models.CASCADE, related_name="+", db_constraint=False)
+    last_event_at = models.DateTimeField(help_text="When the newest call that is counted was completed.")
+    last_rollup_at = models.DateTimeField(help_text="When events were last added.")
+
+    class Meta:
+        db_table = "usage_freshness"
+        verbose_name_plural = "freshness"
+        constraints = (models.UniqueConstraint(fields=("org", "model"), name="one_freshness_per_model"),)
+
+    def __str__(self) -> str:
+        return f"{self.org_id} {self.model_id}"

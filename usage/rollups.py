@@ -1,0 +1,165 @@
+"""The single writer of the rollups: adds new batches, rebuilds windows, follows an org's time zone.
+
+Every function takes `Lock.ROLLUP` and does its work in transactions that leave the rollups equal to the events of the
+batches marked as rolled up. So each can be killed anywhere, run twice, or run by two workers.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+import structlog
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+from django.db.models import F, Q
+from django.utils import timezone
+
+from ingestion import storage
+from ingestion.locks import Lock, take, try_take
+from ingestion.models import Batch, UsageEvent
+from orgs.limits import MAX_EVENTS_PER_ROLLUP
+from orgs.models import Org
+
+from . import freshness
+from .aggregation import DAILY_LOCAL, HOURLY, ROLLED_UP, ROLLUPS, Rollup, collect, zones_in_force
+from .models import DailyUsage, ZoneInForce
+from .windows import DAY, Window
+
+logger = structlog.get_logger(__name__)
+
+CHUNK = timedelta(days=7)  # of a rebuild or a verification: bounds a transaction
+_MOMENT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run added."""
+
+    batches: int
+    events: int
+
+
+def roll_up() -> Run:
+    """Add every batch that is not in the rollups yet. Returns at once where another writer is at work."""
+    batches = events = 0
+    adopt_zones()
+    while (run := _roll_up_some()).batches:
+        batches += run.batches
+        events += run.events
+    if batches:
+        logger.info("rolled_up", batches=batches, events=events)
+    return Run(batches, events)
+
+
+def _roll_up_some() -> Run:
+    """One transaction of at most `MAX_EVENTS_PER_ROLLUP` events, or a single batch that is larger."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        if not try_take(cursor, Lock.ROLLUP):
+            return Run(0, 0)
+        batches = list(_next_batches())
+        if not batches:
+            return Run(0, 0)
+        ids = [batch.pk for batch in batches]
+        times = [t for b in batches for t in (b.first_occurred_at, b.last_occurred_at) if t is not None]
+        touched: set[uuid.UUID] = set()
+        if times:
+            span = Window(min(times), max(times) + _MOMENT)
+            storage.summarise(cursor, span.start, span.end)
+            # Reads the touched days by the BRIN index on batch_id.
+            collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, zones_in_force())
+            for rollup in ROLLUPS:
+                cursor.execute(rollup.add())
+            touched = freshness.note(cursor)
+        Batch.objects.filter(pk__in=ids).update(rolled_up_at=timezone.now())
+        transaction.on_commit(lambda: freshness.refresh_cache(touched))
+    return Run(len(batches), sum(batch.accepted for batch in batches))
+
+
+def _next_batches() -> Iterator[Batch]:
+    """The oldest batches that are not rolled up, as many as fit one run. Uses batches_not_rolled_up."""
+    events = 0
+    waiting = Batch.objects.filter(rolled_up_at=None).order_by("id")
+    for batch in waiting.only("id", "accepted", "first_occurred_at", "last_occurred_at")[:1000]:
+        events += batch.accepted
+        if events > MAX_EVENTS_PER_ROLLUP and events != batch.accepted:
+            return
+        yield batch
+
+
+def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
+    """Make the rollups of a window again from raw events; returns the window widened to whole UTC days.
+
+    Batches that are not rolled up yet stay so: the next run adds them.
+    """
+    widened = window.whole_days()
+    for chunk in widened.pieces(CHUNK):
+        with transaction.atomic(), connection.cursor() as cursor:
+            take(cursor, Lock.ROLLUP)
+            zones = zones_in_force()
+            collect_window(cursor, chunk, zones, org_id)
+            for rollup in ROLLUPS:
+                _replace(cursor, rollup, chunk, org_id)
+    return widened
+
+
+def collect_window(
+    cursor: CursorWrapper, window: Window, zones: Mapping[uuid.UUID, ZoneInfo], org_id: uuid.UUID | None
+) -> None:
+    """Fill `usage_delta` from all events that rollup rows of a window of whole UTC days can hold.
+
+    A day of a zone begins up to 14 h from the UTC day of its date: hence a day more on both sides.
+    """
+    condition = f"{ROLLED_UP} AND (%(org_id)s::uuid IS NULL OR e.org_id = %(org_id)s)"
+    collect(cursor, Window(window.start - DAY, window.end + DAY), condition, {"org_id": org_id}, zones)
+
+
+def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[object]]:
+    """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days."""
+    is_hourly = rollup is HOURLY
+    bounds: list[object] = [window.start, window.end] if is_hourly else [window.start.date(), window.end.date()]
+    condition = f"{rollup.bucket} >= %s AND {rollup.bucket} < %s"
+    if not is_hourly:
+        condition += " AND time_zone <> 'UTC'" if rollup is DAILY_LOCAL else " AND time_zone = 'UTC'"
+    if org_id is not None:
+        condition += " AND org_id = %s"
+        bounds.append(org_id)
+    return condition, bounds
+
+
+def _replace(cursor: CursorWrapper, rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> None:
+    condition, parameters = rows_of(rollup, window, org_id)
+    cursor.execute(f"DELETE FROM {rollup.table} WHERE {condition}", parameters)
+    cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.fold(condition)}", parameters)
+
+
+def adopt_zones() -> None:
+    """Where an org's time zone is no longer the one its daily rows are kept in, make them again for the new one.
+
+    As far back as raw events reach; until then answers in the org's zone go on in the old one.
+    """
+    changed = (
+        Org.objects.annotate(in_force=F("zone_in_force__time_zone"))
+        .filter(Q(in_force=None) & ~Q(time_zone="UTC") | ~Q(in_force=None) & ~Q(in_force=F("time_zone")))
+        .order_by("pk")
+    )
+    for org in changed:
+        with transaction.atomic(), connection.cursor() as cursor:
+            if not try_take(cursor, Lock.ROLLUP):
+                return
+            DailyUsage.objects.filter(org_id=org.pk).exclude(time_zone="UTC").delete()
+            if org.time_zone == "UTC":
+                ZoneInForce.objects.filter(org=org).delete()
+                continue
+            ZoneInForce.objects.update_or_create(org=org, defaults={"time_zone": org.time_zone})
+            # By primary key: the first and the last event of the org.
+            events = UsageEvent.objects.filter(org_id=org.pk)
+            first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
+            last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
+            if first is not None and last is not None:
+                span = Window(first, last + _MOMENT).whole_days()
+                for chunk in span.pieces(CHUNK):
+                    collect_window(cursor, chunk, {org.pk: org.zone}, org.pk)
+                    _replace(cursor, DAILY_LOCAL, chunk, org.pk)
+        logger.info("zone_adopted", org_id=str(org.pk), time_zone=org.time_zone)
