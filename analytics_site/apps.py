@@ -1,12 +1,17 @@
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.contrib.admin.apps import AdminConfig
+from django.db.models.signals import post_migrate
 
 
 class AnalyticsSiteConfig(AppConfig):
     name = "analytics_site"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401  registers the system checks
+        # celery: tasks that are sent find their broker. checks and logs register themselves.
+        from . import celery, checks, logs, schedule  # noqa: F401
+
+        # After the tables of django-celery-beat are there.
+        post_migrate.connect(schedule.install, sender=apps.get_app_config("django_celery_beat"))
 
 
 class AnalyticsAdminConfig(AdminConfig):

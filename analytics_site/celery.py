@@ -4,14 +4,12 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import beat_init, celeryd_init, setup_logging
 from django_structlog.celery.steps import DjangoStructLogInitStep
 
+from .env import stop_if_wrong
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
-
-from .env import stop_if_wrong  # noqa: E402  reads the settings
-
-stop_if_wrong()
 app = Celery("analytics_site")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
@@ -22,3 +20,10 @@ app.steps["worker"].add(DjangoStructLogInitStep)
 @setup_logging.connect
 def keep_logging(**kwargs: Any) -> None:
     """Celery's own logging set-up stands back: Django's has been done."""
+
+
+@celeryd_init.connect
+@beat_init.connect
+def check_environment(**kwargs: Any) -> None:
+    """A worker or beat with wrong settings does not start."""
+    stop_if_wrong()

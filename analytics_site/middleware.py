@@ -1,4 +1,4 @@
-"""Request ids, and what happens to an error that no view handled."""
+"""Request ids."""
 
 import re
 import uuid
@@ -8,10 +8,6 @@ import structlog
 from django.http import HttpRequest, HttpResponse
 
 from orgs.limits import MAX_REQUEST_ID_LENGTH
-
-from .problems import is_outage, respond
-
-logger = structlog.get_logger(__name__)
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -34,19 +30,3 @@ class RequestIdMiddleware:
         response = self.get_response(request)
         response[HEADER] = request_id
         return response
-
-
-class ProblemMiddleware:
-    """An error that no view handled: 503 with Retry-After where the database is away, else 500. Always logged."""
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        return self.get_response(request)
-
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if is_outage(error):
-            logger.error("database_unavailable", error=str(error))
-            return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
-        return None

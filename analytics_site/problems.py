@@ -1,5 +1,6 @@
 """Errors as RFC 9457 `application/problem+json` for the API, and as a page for people."""
 
+import sys
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -62,13 +63,8 @@ def respond(request: HttpRequest, status: int, detail: str) -> HttpResponse:
     return response
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether the database is away or overloaded, so that the same request may succeed later."""
-    return isinstance(error, (OperationalError, InterfaceError))
-
-
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
-    """Django REST framework's errors as problem documents. What it does not know goes on to `ProblemMiddleware`."""
+    """Django REST framework's errors as problem documents. What it does not know goes on to `server_error`."""
     request: HttpRequest = context["request"]._request  # noqa: SLF001
     if isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge(str(error))
@@ -121,5 +117,8 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    """What no view handled. Django calls this while it handles the error, and has logged it."""
+    if isinstance(sys.exc_info()[1], (OperationalError, InterfaceError)):
+        return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
     return respond(request, 500, "The service failed. The request id tells its operators where to look.")
 

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from django.utils.decorators import method_decorator
-from csp.decorators import csp_update
 from csp.constants import SELF, UNSAFE_INLINE
+from csp.decorators import csp_update
+from django.utils.decorators import method_decorator
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from drf_spectacular.openapi import AutoSchema as SpectacularAutoSchema
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 PROBLEM = {
@@ -37,27 +36,18 @@ ERRORS = {
 }
 
 
-class AutoSchema(SpectacularAutoSchema):
-    """Adds to every operation the errors that any of them can answer."""
-
-    def get_operation(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
-        operation: dict[str, Any] | None = super().get_operation(*args, **kwargs)
-        if operation is not None:
-            for status, description in ERRORS.items():
-                operation["responses"].setdefault(status, problem_response(description))
-        return operation
-
-
-def problem_response(description: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-
-
-def add_problem(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """A post-processing hook: the component that the error responses refer to."""
+def add_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    """A post-processing hook: gives every operation the errors that any of them can answer, as problem documents."""
     result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path in result["paths"].values():
+        for operation in path.values():
+            responses = operation["responses"]
+            for status, description in ERRORS.items():
+                responses.setdefault(status, {"description": description})
+            for status, response in responses.items():
+                if status >= "400":
+                    response.setdefault("content", content)
     return result
 
 
@@ -67,10 +57,6 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         return {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-
-
-class SchemaView(SpectacularAPIView):
-    pass
 
 
 # The page's own styles are inline; scripts are files of this host.

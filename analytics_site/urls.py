@@ -3,7 +3,10 @@
 from django.contrib import admin
 from django.urls import include, path
 
-from . import health, schema
+from drf_spectacular.views import SpectacularAPIView
+
+from . import health
+from .schema import DocsView
 
 handler400 = "analytics_site.problems.bad_request"
 handler403 = "analytics_site.problems.forbidden"
@@ -16,8 +19,8 @@ api = [
     path("", include("reliability.urls")),
     path("status/healthz", health.healthz, name="healthz"),
     path("status/readyz", health.readyz, name="readyz"),
-    path("schema", schema.SchemaView.as_view(), name="schema"),
-    path("docs", schema.DocsView.as_view(), name="docs"),
+    path("schema", SpectacularAPIView.as_view(), name="schema"),
+    path("docs", DocsView.as_view(), name="docs"),
 ]
 
 urlpatterns = [

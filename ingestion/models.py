@@ -7,6 +7,7 @@ import uuid
 from typing import ClassVar
 
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import HashIndex
 from django.db import models
 from django.db.models import Q
 
@@ -121,6 +122,8 @@ class QuarantinedMessage(models.Model):
         indexes = (
             # What still waits: the admin's default view, and the count that is watched.
             models.Index(fields=("-id",), name="quarantine_waiting", condition=Q(state="waiting")),
+            # A replay of a file asks which of its messages are here already.
+            HashIndex(fields=("payload",), name="quarantine_by_payload"),
         )
 
     def __str__(self) -> str:

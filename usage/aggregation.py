@@ -36,6 +36,11 @@ COLUMNS = (*MEASURES, *HISTOGRAM)
 ROLLED_UP = "NOT EXISTS (SELECT FROM ingestion_batches b WHERE b.rolled_up_at IS NULL AND b.id = e.batch_id)"
 
 
+def summed(measure: str) -> str:
+    """The sum of a measure, of the type it has in a row: PostgreSQL makes every sum of bigint a numeric."""
+    return f"sum({measure})" if measure == "cost_cents" else f"sum({measure})::bigint"
+
+
 def zones_in_force() -> dict[uuid.UUID, ZoneInfo]:
     """The orgs that have days of their own, and their zones."""
     return {org_id: ZoneInfo(name) for org_id, name in ZoneInForce.objects.values_list("org_id", "time_zone")}
@@ -109,13 +114,13 @@ class Rollup:
         """A query of the rows that `usage_delta` makes, where a condition on the key holds."""
         key = ", ".join(f"{expression} AS {name}" for name, expression in self.key.items())
         names = ", ".join(self.key)
-        summed = ", ".join(f"sum({name})::{'numeric' if name == 'cost_cents' else 'bigint'} AS {name}" for name in MEASURES)
+        sums = ", ".join(f"{summed(name)} AS {name}" for name in MEASURES)
         return f"""
-            SELECT {names}, {summed},
+            SELECT {names}, {sums},
                 array_agg(latency_bucket ORDER BY latency_bucket) AS latency_buckets,
                 array_agg(invocations ORDER BY latency_bucket) AS latency_counts
             FROM (
-                SELECT {key}, latency_bucket, {summed} FROM usage_delta WHERE {self.rows}
+                SELECT {key}, latency_bucket, {sums} FROM usage_delta WHERE {self.rows}
                 GROUP BY {names}, latency_bucket
             ) folded
             WHERE {condition}

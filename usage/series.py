@@ -18,7 +18,7 @@ from psycopg import sql
 from orgs.limits import MAX_SERIES_POINTS
 from orgs.models import Org
 
-from .aggregation import HISTOGRAM, MEASURES, ROLLED_UP
+from .aggregation import HISTOGRAM, MEASURES, ROLLED_UP, summed
 from .histogram import BUCKET_SQL, Histogram, merge
 from .models import ZoneInForce
 from .retention import daily_horizon, hourly_horizon
@@ -190,7 +190,7 @@ def _statement(
             " GROUP BY 1, 2) f GROUP BY model_id"
         ).format(
             bucket=constant(piece.bucket_start),
-            sums=sql.SQL(", ".join(f"sum({name})" for name in MEASURES)),
+            sums=sql.SQL(", ".join(summed(name) for name in MEASURES)),
             histogram=sql.SQL(
                 ", array_agg(latency_bucket ORDER BY latency_bucket), array_agg(invocations ORDER BY latency_bucket)"
                 if histograms

@@ -1,0 +1,67 @@
+# What the README tells people to run. Without DATABASE_URL and REDIS_URL the servers that come as wheels are started.
+SHELL := /bin/bash
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+SERVE ?= 1
+BIN := .venv/bin
+
+ifeq ($(and $(DATABASE_URL),$(REDIS_URL)),)
+export EMBEDDED_SERVERS ?= 1
+endif
+
+.PHONY: demo run test check lint bench lock clean
+
+demo: export LOG_LEVEL ?= WARNING
+demo: export LOG_FORMAT ?= text
+demo: .venv/embedded
+	@$(BIN)/python manage.py demo $(if $(TRACE),--trace "$(TRACE)") $(if $(filter 0,$(SERVE)),--no-serve)
+
+run: export LOG_FORMAT ?= text
+run: export DEBUG ?= 1
+run: .venv/embedded
+	@$(BIN)/python manage.py migrate
+	@$(BIN)/python manage.py runserver $${HTTP_PORT:-8084}
+
+test: .venv/dev
+	@$(BIN)/pytest $(ARGS)
+
+bench: export LOG_LEVEL ?= WARNING
+bench: .venv/dev
+	@$(BIN)/python manage.py bench $(ARGS)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/djlint templates --check --lint --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check --fail-level WARNING
+
+check: lint test
+
+# One lock per use, with hashes and without the address of any registry.
+lock: .venv/uv
+	for set in service embedded dev; do \
+		extra=$$([ $$set = service ] || echo --extra $$set); \
+		$(BIN)/uv pip compile pyproject.toml $$extra -o requirements/$$set.txt --quiet --universal \
+			--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK) || exit 1; \
+	done
+
+.venv/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.venv/embedded: .venv/uv requirements/embedded.txt
+	@[ -e .venv/dev ] && [ .venv/dev -nt requirements/dev.txt ] || \
+		VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/embedded.txt
+	@touch $@
+
+.venv/dev: .venv/uv requirements/dev.txt
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@ .venv/embedded
+
+clean:
+	rm -rf .venv .embedded staticfiles

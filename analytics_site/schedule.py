@@ -1,0 +1,42 @@
+"""What runs when. The rows stand in the database, where staff edit them in the admin; missing ones are added by `migrate`."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task and how often it runs. A run that could not start within `every` is dropped: the next one does its work."""
+
+    name: str
+    task: str
+    every: timedelta
+
+
+def entries() -> list[Entry]:
+    return [
+        Entry("Roll up new events", "usage.tasks.roll_up", timedelta(seconds=settings.ROLLUP_INTERVAL)),
+        Entry("Verify the latest days", "usage.tasks.verify", timedelta(days=1)),
+        Entry("Make partitions ahead", "ingestion.tasks.prepare_storage", timedelta(hours=6)),
+        Entry("Rotate the dedupe ledger", "ingestion.tasks.rotate_ledger", timedelta(hours=1)),
+    ]
+
+
+def install(**kwargs: Any) -> None:
+    """Add the entries that are not there; what staff changed stays."""
+    from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+    for entry in entries():
+        seconds = entry.every.total_seconds()
+        whole = seconds.is_integer()
+        interval, _ = IntervalSchedule.objects.get_or_create(
+            every=int(seconds) if whole else int(seconds * 1_000_000),
+            period=IntervalSchedule.SECONDS if whole else IntervalSchedule.MICROSECONDS,
+        )
+        PeriodicTask.objects.get_or_create(
+            name=entry.name,
+            defaults={"task": entry.task, "interval": interval, "expire_seconds": max(1, int(seconds))},
+        )

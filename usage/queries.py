@@ -1,0 +1,98 @@
+"""The query string of the series endpoints, read and checked."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+from datetime import datetime
+
+import msgspec
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+
+from orgs.models import Org
+
+from .series import Question, Unanswerable, zone_of
+from .windows import UTC_ZONE, Granularity, Window
+
+
+class Wrong(ValueError):
+    """One parameter is not what it should be."""
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise Wrong("must be an RFC 3339 date-time with an offset, such as 2026-01-31T00:00:00Z") from error
+    if moment.tzinfo is None:
+        raise Wrong("must have an offset, such as Z")
+    return moment
+
+
+def _granularity(text: str) -> Granularity:
+    try:
+        return Granularity(text)
+    except ValueError as error:
+        raise Wrong("must be hour or day") from error
+
+
+def _uuid(text: str) -> uuid.UUID:
+    try:
+        return msgspec.convert(text, uuid.UUID)
+    except msgspec.ValidationError as error:
+        raise Wrong("must be a UUID") from error
+
+
+def _in_org_zone(text: str) -> bool:
+    if text not in ("UTC", "org"):
+        raise Wrong("must be UTC or org")
+    return text == "org"
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "start": _moment,
+    "end": _moment,
+    "granularity": _granularity,
+    "modelId": _uuid,
+    "timeZone": _in_org_zone,
+}
+_REQUIRED = ("start", "end")
+
+
+def read_parameters(request: Request, *, only: tuple[str, ...] = tuple(_READERS)) -> dict[str, Any]:
+    """The parameters that were given, converted; one error per parameter that is wrong or missing."""
+    values: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    for name in only:
+        given = request.query_params.getlist(name)
+        if not given or given == [""]:
+            if name in _REQUIRED:
+                errors[name] = "is required"
+            continue
+        try:
+            if len(given) > 1:
+                raise Wrong("is given more than once")
+            values[name] = _READERS[name](given[0])
+        except Wrong as error:
+            errors[name] = str(error)
+    if not errors and "start" in values and values["start"] >= values["end"]:
+        errors["end"] = "must be after start"
+    if errors:
+        raise ValidationError(errors)
+    return values
+
+
+def read_question(request: Request, org: Org) -> Question:
+    """What a series endpoint is asked. Raises `ValidationError`."""
+    values = read_parameters(request)
+    return Question(
+        org_id=org.pk,
+        window=Window(values["start"], values["end"]),
+        granularity=values.get("granularity", Granularity.DAY),
+        model_id=values.get("modelId"),
+        zone=zone_of(org) if values.get("timeZone") else UTC_ZONE,
+    )
+
+
+def refused(error: Unanswerable) -> ValidationError:
+    return ValidationError({error.field: str(error)})

@@ -1,0 +1,132 @@
+"""The usage and freshness endpoints."""
+
+import uuid
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from orgs.models import Org, Scope
+
+from . import freshness
+from .queries import read_parameters, read_question, refused
+from .series import Figures, Point, Unanswerable, points, total
+
+SERIES_PARAMETERS = [
+    OpenApiParameter("start", OpenApiTypes.DATETIME, required=True, description="Included; with an offset."),
+    OpenApiParameter("end", OpenApiTypes.DATETIME, required=True, description="Not included; with an offset."),
+    OpenApiParameter("granularity", enum=["hour", "day"], default="day"),
+    OpenApiParameter("modelId", OpenApiTypes.UUID),
+    OpenApiParameter("timeZone", enum=["UTC", "org"], default="UTC", description="Whose days are meant."),
+]
+_FIGURES: dict[str, serializers.Field[Any, Any, Any, Any]] = {
+    "invocations": serializers.IntegerField(),
+    "inputTokens": serializers.IntegerField(help_text="Cached ones included."),
+    "outputTokens": serializers.IntegerField(),
+    "costEstimateCents": serializers.IntegerField(help_text="Rounded once, half-even."),
+    "costEstimate": serializers.CharField(help_text="Exact cents, four decimals."),
+    "unpricedInvocations": serializers.IntegerField(help_text="Invocations without a known cost; not in the cost."),
+}
+_FRESHNESS = {
+    "modelId": serializers.UUIDField(allow_null=True),
+    "lastEventAt": serializers.DateTimeField(allow_null=True),
+    "lastRollupAt": serializers.DateTimeField(allow_null=True),
+    "lagSeconds": serializers.IntegerField(allow_null=True),
+    "status": serializers.ChoiceField(choices=list(freshness.Status)),
+}
+_POINT = {"bucketStart": serializers.DateTimeField(), "modelId": serializers.UUIDField(), **_FIGURES}
+
+
+class UsageView(APIView):
+    required_scope = Scope.USAGE_READ
+    org: Org
+
+    @extend_schema(
+        operation_id="getUsage",
+        tags=["usage"],
+        parameters=SERIES_PARAMETERS,
+        responses=inline_serializer(
+            "Usage",
+            {
+                "orgId": serializers.UUIDField(),
+                "granularity": serializers.ChoiceField(choices=["hour", "day"]),
+                "series": inline_serializer("UsagePoint", _POINT, many=True),
+                "totals": inline_serializer("UsageTotals", _FIGURES),
+                "freshness": inline_serializer("Freshness", _FRESHNESS),
+            },
+        ),
+    )
+    def get(self, request: Request, org_id: uuid.UUID) -> Response:
+        """Usage by bucket and model, and the totals of exactly the asked range."""
+        question = read_question(request, self.org)
+        try:
+            series = points(question)
+        except Unanswerable as error:
+            raise refused(error) from error
+        return Response(
+            {
+                "orgId": org_id,
+                "granularity": question.granularity,
+                "series": [_point(point) for point in series],
+                "totals": _figures(total(series)),
+                "freshness": _entry(freshness.overall(org_id, question.model_id)),
+            }
+        )
+
+
+class FreshnessView(APIView):
+    required_scope = Scope.USAGE_READ
+    org: Org
+
+    @extend_schema(
+        operation_id="getFreshness",
+        tags=["usage"],
+        parameters=[OpenApiParameter("modelId", OpenApiTypes.UUID)],
+        responses=inline_serializer(
+            "OrgFreshness",
+            {
+                "orgId": serializers.UUIDField(),
+                "status": serializers.ChoiceField(choices=list(freshness.Status)),
+                "entries": inline_serializer("FreshnessEntry", _FRESHNESS, many=True),
+            },
+        ),
+    )
+    def get(self, request: Request, org_id: uuid.UUID) -> Response:
+        """How far the figures trail the events that were accepted."""
+        model_id = read_parameters(request, only=("modelId",)).get("modelId")
+        return Response(
+            {
+                "orgId": org_id,
+                "status": freshness.overall(org_id, model_id).status,
+                "entries": [_entry(entry) for entry in freshness.entries(org_id, model_id)],
+            }
+        )
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    return {
+        "invocations": figures.invocations,
+        "inputTokens": figures.input_tokens,
+        "outputTokens": figures.output_tokens,
+        "costEstimateCents": figures.rounded_cost_cents,
+        "costEstimate": figures.exact_cost,
+        "unpricedInvocations": figures.unpriced_invocations,
+    }
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {"bucketStart": point.bucket_start, "modelId": point.model_id, **_figures(point)}
+
+
+def _entry(entry: freshness.Entry) -> dict[str, Any]:
+    return {
+        "modelId": entry.model_id,
+        "lastEventAt": entry.last_event_at,
+        "lastRollupAt": entry.last_rollup_at,
+        "lagSeconds": entry.lag_seconds,
+        "status": entry.status,
+    }
