@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +24,12 @@ EMBEDDED_SERVERS = ENVIRONMENT.read("EMBEDDED_SERVERS", bool, False, "1 or 0")
 _embedded_database_url: str | None = None
 _embedded_redis_url: str | None = None
 if EMBEDDED_SERVERS and not (ENVIRONMENT.variables.get("DATABASE_URL") and ENVIRONMENT.variables.get("REDIS_URL")):
-    from . import embedded
+    try:
+        from . import embedded
 
-    _servers = embedded.attach(BASE_DIR)
+        _servers = embedded.attach(BASE_DIR)
+    except (ImportError, RuntimeError) as error:
+        sys.exit(f"EMBEDDED_SERVERS: {error}; requirements/embedded.txt names what they need")
     _embedded_database_url, _embedded_redis_url = _servers.database_url, _servers.redis_url
 
 DATABASE_URL = ENVIRONMENT.url(

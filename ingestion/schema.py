@@ -215,9 +215,9 @@ def read_array(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
         if not any(_faults(event, now) for event in events):
             return list(events)
     try:
+        if not isinstance(_ANYTHING.decode(body), list):
+            raise NotJSON("must be a JSON array of events")
         payloads = _RAW_ARRAY.decode(body)
-    except msgspec.ValidationError as error:
-        raise NotJSON("must be a JSON array of events") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotJSON(f"is not valid JSON: {error}") from error
     return [read_event(bytes(payload), now) for payload in payloads]

@@ -158,7 +158,8 @@ def adopt_zones() -> None:
             first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
             last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
             if first is not None and last is not None:
-                span = Window(first, last + _MOMENT).whole_days()
+                # A day of the zone can bear the date before or after that of its UTC days.
+                span = Window(first - DAY, last + DAY).whole_days()
                 for chunk in span.pieces(CHUNK):
                     collect_window(cursor, chunk, {org.pk: org.zone}, org.pk)
                     _replace(cursor, DAILY_LOCAL, chunk, org.pk)

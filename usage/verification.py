@@ -14,7 +14,7 @@ from ingestion.models import Batch
 from .aggregation import COLUMNS, ROLLUPS, Rollup, zones_in_force
 from .models import DailyUsage, HourlyUsage
 from .rollups import CHUNK, collect_window, rows_of
-from .windows import UTC_ZONE, Window, midnight
+from .windows import DAY, UTC_ZONE, Window, midnight
 
 MAX_FINDINGS = 1000  # told of; one is enough to act on
 
@@ -39,8 +39,10 @@ def verify(window: Window | None = None, grace: timedelta = timedelta()) -> list
     findings = [*_not_rolled_up(grace)]
     extent = window.whole_days() if window else _extent()
     for chunk in extent.pieces(CHUNK) if extent else ():
+        own_transaction = not connection.in_atomic_block  # else the caller's snapshots count
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            if own_transaction:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             collect_window(cursor, chunk, zones_in_force(), None)
             for rollup in ROLLUPS:
                 findings += _compare(cursor, rollup, chunk)
@@ -61,7 +63,8 @@ def _extent() -> Window | None:
         moments += [hour.bucket_start] if hour else []
         moments += [midnight(day.day, UTC_ZONE)] if day else []
     times = [moment for moment in moments if moment is not None]
-    return Window(min(times), max(times) + timedelta(microseconds=1)).whole_days() if times else None
+    # A day more on both sides: there days of zones bear dates that no UTC day here has.
+    return Window(min(times) - DAY, max(times) + DAY).whole_days() if times else None
 
 
 def _not_rolled_up(grace: timedelta) -> Iterator[Finding]:

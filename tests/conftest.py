@@ -1,0 +1,31 @@
+"""What every test stands on: real servers, tables that are clean, an API client."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from ingestion import storage
+from ingestion.dedupe import CLAIMS
+from ingestion.models import Ledger
+
+
+@pytest.fixture(autouse=True)
+def raw_tables(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tables without a managed model, emptied where a test commits. Partitions of a test that rolls back go with it."""
+    storage.forget()
+    marker = request.node.get_closest_marker("django_db")
+    commits = marker is not None and marker.kwargs.get("transaction")
+    if commits or {"transactional_db", "live_server"} & set(request.fixturenames):
+        request.getfixturevalue("transactional_db")
+        with connection.cursor() as cursor:
+            cursor.execute(f"TRUNCATE usage_events, {', '.join(CLAIMS)}")
+        Ledger.objects.get_or_create(defaults={"rotated_at": timezone.now()})
+    yield
+
+
+@pytest.fixture
+def api() -> APIClient:
+    return APIClient(raise_request_exception=False)
