@@ -185,6 +185,13 @@ class Invitation(models.Model):
             .first()
         )
 
+    def accept(self, user: User) -> bool:
+        """Make a person a member; only the first to try succeeds. A role that they have already stays."""
+        taken = Invitation.objects.filter(pk=self.pk, accepted_at=None).update(accepted_at=timezone.now())
+        if taken:
+            Membership.objects.get_or_create(org=self.org, user=user, defaults={"role": self.role})
+        return bool(taken)
+
 
 class ApiKey(models.Model):
     """A machine's credential. It belongs to one org, or to the platform (`org` empty). Shown once, stored hashed."""
@@ -239,6 +246,11 @@ class ApiKey(models.Model):
         if key is None or not hmac.compare_digest(key.key_hash, token_hash(token)) or not key.is_usable():
             return None
         return key
+
+    @property
+    def scope_names(self) -> list[str]:
+        """What the key may do, in words."""
+        return [str(Scope(scope).label) for scope in self.scopes]
 
     def is_usable(self) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
