@@ -1,2 +1,5 @@
 from django.contrib import admin
-class AnalyticsAdminSite(admin.AdminSite): pass
+
+
+class AnalyticsAdminSite(admin.AdminSite):
+    pass

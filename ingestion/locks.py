@@ -1,4 +1,4 @@
-"""Every advisory lock of the service, in one place so that no two mean the same number. All last for the transaction."""
+"""Every advisory lock of the service, in one place: no two have one number. All last for the transaction."""
 
 import enum
 

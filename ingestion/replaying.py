@@ -29,7 +29,9 @@ def replay(messages: Iterable[bytes], door: Door) -> Tally:
         now = timezone.now()
         events, invalid = split([item for message in chunk for item in read_message(message, now)])
         payloads = {item.payload for item in invalid}
-        known = set(map(bytes, QuarantinedMessage.objects.filter(payload__in=payloads).values_list("payload", flat=True)))
+        known = set(
+            map(bytes, QuarantinedMessage.objects.filter(payload__in=payloads).values_list("payload", flat=True))
+        )
         fresh = [item for item in invalid if item.payload not in known]
         tally.events += len(events) + len(invalid)
         tally.duplicates += len(invalid) - len(fresh)

@@ -45,7 +45,7 @@ class UsageEvent(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_
     output_tokens: Tokens
     cached_input_tokens: Tokens | None = None
     cache_creation_input_tokens: Tokens | None = None
-    # A number, int or (through the decoder's hook) exact Decimal. Checked in `_faults`: msgspec's own Decimal takes strings.
+    # An int or, through the decoder's hook, an exact Decimal. Checked in `_faults`: msgspec's own Decimal takes strings.
     cost_estimate_cents: Any = None
     metadata: dict[str, str] | None = None
 
@@ -230,7 +230,7 @@ def read_lines(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
 
 def read_message(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
     """A message of a stream: one event, or a JSON array of events. What is neither is one `Invalid`."""
-    if not body.lstrip()[:1] == b"[":
+    if body.lstrip()[:1] != b"[":
         return [read_event(body, now)]
     try:
         return read_array(body, now)
@@ -248,7 +248,7 @@ def json_schema() -> dict[str, Any]:
     """The event as JSON Schema 2020-12, for the OpenAPI document."""
 
     def described() -> Iterator[tuple[str, dict[str, Any]]]:
-        (schema,), components = msgspec.json.schema_components([UsageEvent], ref_template="#/{name}")
+        _, components = msgspec.json.schema_components([UsageEvent], ref_template="#/{name}")
         properties = components["UsageEvent"]["properties"]
         for name, field in _FIELDS.items():
             yield field.encode_name, {**properties[field.encode_name], "description": RULES[name]}

@@ -91,7 +91,7 @@ class Trace:
                 if next(reader, None) != HEADER:
                     raise NotATrace(f"{self.path}: the first line must be {','.join(HEADER)}")
                 for number, row in enumerate((row for row in reader if row), start=1):
-                    yield number, (row + ["", "", ""])[:3]
+                    yield number, [*row, "", "", ""][:3]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise NotATrace(f"{self.path}: {error}") from error
 

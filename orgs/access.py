@@ -58,8 +58,8 @@ def authorise(
 ) -> Org | None:
     """The org, where the caller holds `scope` in it.
 
-    Raises `NotAuthenticated` without credentials, `PermissionDenied` where the scope is missing, or the org is another's
-    or does not exist. With `unregistered`, a key of the platform may name an org that does not exist yet: None. A read
+    Raises `NotAuthenticated` without credentials, `PermissionDenied` where the scope is missing, or the org is
+    another's or does not exist. With `unregistered`, a key of the platform may name an org that does not exist yet: None. A read
     from outside the org leaves an audit record.
     """
     if not is_authenticated(request):

@@ -54,9 +54,7 @@ class MembershipsOfUser(MembersInline):
 class WithMembers(BaseAdmin):
     """A page that members are edited on."""
 
-    def save_formset(
-        self, request: HttpRequest, form: Any, formset: BaseModelFormSet[Any, Any], change: bool
-    ) -> None:
+    def save_formset(self, request: HttpRequest, form: Any, formset: BaseModelFormSet[Any, Any], change: bool) -> None:
         super().save_formset(request, form, formset, change)
         if formset.model is not Membership:
             return
@@ -209,9 +207,7 @@ class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):
         ),
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
-    add_fieldsets = (
-        (None, {"classes": ("wide",), "fields": ("email", "usable_password", "password1", "password2")}),
-    )
+    add_fieldsets = ((None, {"classes": ("wide",), "fields": ("email", "usable_password", "password1", "password2")}),)
     readonly_fields = ("last_login", "date_joined")
 
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> tuple[type[TabularInline], ...]:
@@ -356,7 +352,9 @@ class ApiKeyAdmin(Undeletable):
                 key.revoke()
                 audit.record(request, "key revoked", key.org_id, f"{key.prefix} {key.name}")
             self.log_each(request, ApiKey.objects.filter(pk__in=[key.pk for key in keys]), "Revoked.")
-        messages.success(request, f"Revoked: {', '.join(map(str, keys)) or 'nothing, these keys were revoked already'}.")
+        messages.success(
+            request, f"Revoked: {', '.join(map(str, keys)) or 'nothing, these keys were revoked already'}."
+        )
         return HttpResponseRedirect(self.reverse("changelist"))
 
 
@@ -371,4 +369,6 @@ class AuditRecordAdmin(ReadOnly, BigTableAdmin):
         org_id = as_uuid(term)
         if org_id is not None and rows.filter(org_id=org_id).exists():  # by audit_by_org
             return rows.filter(org_id=org_id)
-        return newest(rows).filter(Q(actor=term) | Q(actor=f"user:{term}") | Q(actor=f"key:{term}") | Q(request_id=term))
+        return newest(rows).filter(
+            Q(actor=term) | Q(actor=f"user:{term}") | Q(actor=f"key:{term}") | Q(request_id=term)
+        )

@@ -1,7 +1,6 @@
 """Forms of the settings and invitation pages."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import SetPasswordForm
@@ -50,5 +49,3 @@ def is_last_admin(membership: Membership) -> bool:
     """Whether an org would be left without an admin. Locks its admins, so that two can't go at once."""
     admins = Membership.objects.select_for_update().filter(org_id=membership.org_id, role=Role.ORG_ADMIN)
     return [admin.pk for admin in admins] == [membership.pk]
-
-

@@ -125,14 +125,11 @@ def invitation(request: HttpRequest, token: str) -> HttpResponse:
     if existing is not None and request.user != existing:
         return redirect(f"/login/?next={request.path}")
     form = AcceptForm(existing or User(email=found.email), request.POST or None)
-    if existing is not None or form.is_valid():
-        if request.method == "POST":
-            with transaction.atomic():
-                user = existing or form.save()
-                if not found.accept(user):
-                    return render(request, "orgs/invitation.html", {"invitation": None}, status=404)
-            login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-            return redirect("usage", found.org.slug)
+    if request.method == "POST" and (existing is not None or form.is_valid()):
+        with transaction.atomic():
+            user = existing or form.save()
+            if not found.accept(user):
+                return render(request, "orgs/invitation.html", {"invitation": None}, status=404)
+        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+        return redirect("usage", found.org.slug)
     return render(request, "orgs/invitation.html", {"invitation": found, "existing": existing, "form": form})
-
-

@@ -1,7 +1,5 @@
 """What every test stands on: real servers, tables that are clean, an API client."""
 
-from collections.abc import Iterator
-
 import pytest
 from django.db import connection
 from django.utils import timezone
@@ -13,7 +11,7 @@ from ingestion.models import Ledger
 
 
 @pytest.fixture(autouse=True)
-def raw_tables(request: pytest.FixtureRequest) -> Iterator[None]:
+def raw_tables(request: pytest.FixtureRequest) -> None:
     """Tables without a managed model, emptied where a test commits. Partitions of a test that rolls back go with it."""
     storage.forget()
     marker = request.node.get_closest_marker("django_db")
@@ -23,7 +21,6 @@ def raw_tables(request: pytest.FixtureRequest) -> Iterator[None]:
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE usage_events, {', '.join(CLAIMS)}")
         Ledger.objects.get_or_create(defaults={"rotated_at": timezone.now()})
-    yield
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ class Rollup:
             WHERE {condition}
             GROUP BY {names}
             ORDER BY {names}
-        """  # noqa: S608
+        """
 
     def add(self) -> str:
         """Add what `usage_delta` holds to the table. Histograms are merged bucket by bucket. Uses the primary key."""
@@ -144,7 +144,7 @@ class Rollup:
                         GROUP BY bucket
                     ) merged
                 )
-        """  # noqa: S608
+        """
 
 
 HOURLY = Rollup("usage_hourly", {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"}, "bucket_start")

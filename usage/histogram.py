@@ -7,9 +7,9 @@ length: bucket numbers in ascending order, and how many values each holds (spars
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from bisect import bisect_left
 
 ALPHA = 0.01
 GAMMA = (1 + ALPHA) / (1 - ALPHA)

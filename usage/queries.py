@@ -2,8 +2,8 @@
 
 import uuid
 from collections.abc import Callable
-from typing import Any
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from rest_framework.exceptions import ValidationError

@@ -244,7 +244,11 @@ def _chart(filters: Filters, series: list[Point], names: dict[uuid.UUID, str]) -
 def _axis_label(filters: Filters) -> Callable[[Decimal], str]:
     def label(amount: Decimal) -> str:
         if filters.measure == "spend":
-            return exact_money(amount * 100).rstrip("0").rstrip(".") if amount < 1 else money(amount * 100).removesuffix(".00")
+            return (
+                exact_money(amount * 100).rstrip("0").rstrip(".")
+                if amount < 1
+                else money(amount * 100).removesuffix(".00")
+            )
         return short(int(amount)) if amount == int(amount) else str(amount.normalize())
 
     return label

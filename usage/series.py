@@ -154,9 +154,7 @@ def _check_horizons(question: Question) -> None:
                 )
 
 
-def _statement(
-    question: Question, parts: Plan, histograms: bool
-) -> tuple[sql.Composed, dict[str, object]]:
+def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.Composed, dict[str, object]]:
     """Rows of (bucket_start or NULL, day or NULL, model, measures…)."""
     columns = sql.SQL(", ".join((*MEASURES, *HISTOGRAM) if histograms else MEASURES))
     model = sql.SQL("" if question.model_id is None else " AND model_id = %(model)s")

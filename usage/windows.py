@@ -119,9 +119,7 @@ def plan(window: Window, granularity: Granularity, zone: ZoneInfo = UTC_ZONE) ->
         first, end = ceil_hour(window.start), floor_hour(window.end)
         rows = Window(first, end) if first < end else None
         cut = _around(window, rows)
-        return Plan(
-            granularity, zone, rows, None, None, (), tuple(p for w in cut for p in _by_hour(w))
-        )
+        return Plan(granularity, zone, rows, None, None, (), tuple(p for w in cut for p in _by_hour(w)))
     days = list(window.days(zone))
     whole = [d for d in days if midnight(d, zone) >= window.start and midnight(d + DAY, zone) <= window.end]
     rows = Window(midnight(whole[0], zone), midnight(whole[-1] + DAY, zone)) if whole else None
@@ -135,7 +133,9 @@ def plan(window: Window, granularity: Granularity, zone: ZoneInfo = UTC_ZONE) ->
             if inside:
                 hours.append(Piece(bucket, inside))
             fragments.extend(
-                Piece(bucket, fragment) for cut in _around(Window(start, end), inside) for fragment in _split_at_hours(cut)
+                Piece(bucket, fragment)
+                for cut in _around(Window(start, end), inside)
+                for fragment in _split_at_hours(cut)
             )
     first_day, end_day = (whole[0], whole[-1] + DAY) if whole else (None, None)
     return Plan(granularity, zone, rows, first_day, end_day, tuple(hours), tuple(fragments))

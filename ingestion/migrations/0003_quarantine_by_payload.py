@@ -5,14 +5,13 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('ingestion', '0002_raw_events'),
+        ("ingestion", "0002_raw_events"),
     ]
 
     operations = [
         migrations.AddIndex(
-            model_name='quarantinedmessage',
-            index=django.contrib.postgres.indexes.HashIndex(fields=['payload'], name='quarantine_by_payload'),
+            model_name="quarantinedmessage",
+            index=django.contrib.postgres.indexes.HashIndex(fields=["payload"], name="quarantine_by_payload"),
         ),
     ]

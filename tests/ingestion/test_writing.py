@@ -103,7 +103,12 @@ def test_an_event_without_a_cost_is_priced_at_the_price_that_held() -> None:
     prices = {"cached_input_tokens": 10, "cache_creation_input_tokens": 125, "output_tokens": 500}
     ModelPrice.objects.create(model=model, effective_from=NOON - timedelta(days=9), input_tokens=100, **prices)
     ModelPrice.objects.create(model=model, effective_from=NOON + timedelta(seconds=1), input_tokens=900, **prices)
-    tokens = {"input_tokens": 1000, "output_tokens": 200, "cached_input_tokens": 300, "cache_creation_input_tokens": 100}
+    tokens = {
+        "input_tokens": 1000,
+        "output_tokens": 200,
+        "cached_input_tokens": 300,
+        "cache_creation_input_tokens": 100,
+    }
     ingest([make_event(cost_estimate_cents=None, **tokens)])
     # (600 × 100 + 300 × 10 + 100 × 125 + 200 × 500) / 1,000,000 cents
     assert UsageEvent.objects.get().cost_estimate_cents == Decimal("0.1755")

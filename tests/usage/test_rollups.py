@@ -30,9 +30,7 @@ pytestmark = pytest.mark.django_db
 
 def contents() -> dict[str, list[Any]]:
     """All rollup rows, whole."""
-    return {
-        model.__name__: sorted(model.objects.values_list(), key=repr) for model in (HourlyUsage, DailyUsage)
-    }
+    return {model.__name__: sorted(model.objects.values_list(), key=repr) for model in (HourlyUsage, DailyUsage)}
 
 
 def test_events_become_hourly_and_daily_rows() -> None:
@@ -71,7 +69,9 @@ def test_running_again_adds_nothing() -> None:
 def test_adding_in_parts_is_adding_at_once() -> None:
     org = make_org(time_zone="Asia/Kathmandu")
     events = [
-        make_event(org, occurred_at=NOON + timedelta(minutes=7 * n), latency_ms=n * n, model_id=(MODEL, OTHER_MODEL)[n % 2])
+        make_event(
+            org, occurred_at=NOON + timedelta(minutes=7 * n), latency_ms=n * n, model_id=(MODEL, OTHER_MODEL)[n % 2]
+        )
         for n in range(200)
     ]
     for start in range(0, 200, 40):
@@ -141,7 +141,7 @@ def test_one_run_takes_a_bounded_number_of_events(monkeypatch: pytest.MonkeyPatc
     for size in (3, 2, 1, 9, 1):
         ingest([make_event() for _ in range(size)])
     taken = []
-    while (run := rollups._roll_up_some()).batches:  # noqa: SLF001
+    while (run := rollups._roll_up_some()).batches:
         taken.append(run.events)
     assert taken == [5, 1, 9, 1]
 
@@ -160,7 +160,9 @@ def test_sums_that_no_event_can_reach_alone_do_not_stop_the_rollup() -> None:
 
 def test_freshness_is_stored_per_org_and_model() -> None:
     org = make_org()
-    ingest([make_event(org, occurred_at=at(9)), make_event(org, occurred_at=at(8)), make_event(org, model_id=OTHER_MODEL)])
+    ingest(
+        [make_event(org, occurred_at=at(9)), make_event(org, occurred_at=at(8)), make_event(org, model_id=OTHER_MODEL)]
+    )
     roll_up()
     stored = {row.model_id: row for row in Freshness.objects.filter(org_id=org.pk)}
     assert stored[MODEL].last_event_at == at(9)
@@ -205,7 +207,12 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_half_done() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=settings.BASE_DIR,
-        env={**os.environ, "DATABASE_URL": url, "REDIS_URL": settings.REDIS_URL, "DJANGO_SETTINGS_MODULE": "analytics_site.settings"},
+        env={
+            **os.environ,
+            "DATABASE_URL": url,
+            "REDIS_URL": settings.REDIS_URL,
+            "DJANGO_SETTINGS_MODULE": "analytics_site.settings",
+        },
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None

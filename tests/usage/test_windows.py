@@ -1,6 +1,7 @@
 """Time: windows, days of a zone, and plans that cover a window exactly."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 
 from usage.windows import DAY, HOUR, Granularity, Window, ceil_hour, floor_hour, midnight, plan
 
-ZONES = [ZoneInfo(name) for name in ("UTC", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Pacific/Apia", "Europe/Berlin")]  # fmt: skip
+ZONES = [
+    ZoneInfo(name)
+    for name in ("UTC", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Pacific/Apia", "Europe/Berlin")
+]
 times = st.datetimes(datetime(2024, 9, 1), datetime(2026, 11, 1), timezones=st.just(UTC))
 windows = st.builds(
     lambda start, length: Window(start, start + length),
@@ -48,7 +52,7 @@ def test_the_parts_of_a_plan_are_exactly_the_window(window: Window, granularity:
     covered = sorted([piece.window for piece in pieces] + ([parts.rows] if parts.rows else []))
     assert covered[0].start == window.start
     assert covered[-1].end == window.end
-    assert all(left.end == right.start for left, right in zip(covered, covered[1:], strict=False))
+    assert all(left.end == right.start for left, right in pairwise(covered))
     assert all(piece.window.end - piece.window.start < HOUR for piece in parts.fragments)
     assert len(parts.hours) <= 2
     assert len(parts.fragments) <= 4
@@ -77,4 +81,4 @@ def test_pieces_make_up_the_window(window: Window) -> None:
     pieces = list(window.pieces(DAY))
     assert pieces[0].start == window.start
     assert pieces[-1].end == window.end
-    assert all(left.end == right.start for left, right in zip(pieces, pieces[1:], strict=False))
+    assert all(left.end == right.start for left, right in pairwise(pieces))

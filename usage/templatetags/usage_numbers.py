@@ -36,5 +36,7 @@ def sortable(filters: Filters, column: str, title: str) -> SafeString:
         order = "ascending" if column == "name" else "descending"
         return format_html('<th scope="col" aria-sort="{}">{} <span aria-hidden="true">▾</span></th>', order, title)
     return format_html(
-        '<th scope="col"><a href="{}">{}</a></th>', filters.link(sort="" if column == "spend" else column, page=""), title
+        '<th scope="col"><a href="{}">{}</a></th>',
+        filters.link(sort="" if column == "spend" else column, page=""),
+        title,
     )

@@ -202,9 +202,7 @@ def _platform_key() -> Iterator[str]:
 def _usage(base: str, token: str, org: Org, span: tuple[datetime, datetime]) -> dict[str, Any]:
     """The totals of an org over a span, both ends included, as the API tells them."""
     query = urlencode({"start": span[0].isoformat(), "end": (span[1] + timedelta(microseconds=1)).isoformat()})
-    request = urllib.request.Request(
-        f"{base}/analytics/v1/orgs/{org.pk}/usage?{query}", headers={"X-API-Key": token}
-    )
+    request = urllib.request.Request(f"{base}/analytics/v1/orgs/{org.pk}/usage?{query}", headers={"X-API-Key": token})
     with urllib.request.urlopen(request, timeout=60) as response:
         totals: dict[str, Any] = json.load(response)["totals"]
     return totals
