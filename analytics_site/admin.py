@@ -1,5 +1,121 @@
+"""The admin as a whole: its name, and an index page that says how the service is doing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+
+from ingestion.models import Batch, Ledger, QuarantinedMessage
+from orgs.admin_base import ModelAdmin, actor, capped_count, spell
+from orgs.limits import LEDGER_ROTATION
+from orgs.models import Org, ServedModel
+from usage.freshness import Status
+
+LEDGER_OVERDUE = LEDGER_ROTATION + timedelta(hours=3)  # the rotation is tried every hour
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing to know about the service; `level` is ok, warning or error."""
+
+    name: str
+    text: str
+    level: str
+    url: str = ""
+
+    @property
+    def word(self) -> str:
+        """Says what the colour says."""
+        return {"ok": "Fine", "warning": "Look at it", "error": "Act on it"}[self.level]
+
+
+_LEVELS = {Status.FRESH: "ok", Status.STALE: "warning", Status.DELAYED: "error"}
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def doing(now: datetime) -> Iterator[Line]:
+    """How the service is doing. Each look is one row by an index, or a count that stops at `MAX_ADMIN_COUNT`."""
+    batches = reverse("admin:ingestion_batch_changelist")
+    waiting = Batch.objects.filter(rolled_up_at=None)  # uses batches_not_rolled_up
+    # Numbers are given in the order of arrival: the first that waits has waited longest.
+    oldest = waiting.order_by("id").values_list("completed_at", flat=True).first()
+    lag = max(now - oldest, timedelta()) if oldest else timedelta()
+    level = _LEVELS[Status.of(lag)]
+    if oldest is None:
+        yield Line("Rollup", "No batch waits.", level, batches)
+        yield Line("Freshness", "The figures of all orgs hold all that was accepted.", level)
+    else:
+        count = capped_count(waiting)
+        text = f"{count:,} batch{'' if count == 1 else 'es'} waiting since {_clock(oldest)}."
+        yield Line("Rollup", text, level, f"{batches}?rollup=waiting")
+        yield Line("Freshness", f"The figures of the org that is furthest behind trail by {spell(lag)}.", level)
+
+    latest = Batch.objects.order_by("-id").first()
+    if latest is None:
+        yield Line("Latest batch", "None yet: no event has come in.", "warning", batches)
+    else:
+        since = spell(max(now - latest.completed_at, timedelta()))
+        events = f"{latest.accepted:,} event{'' if latest.accepted == 1 else 's'}"
+        text = f"Number {latest.pk}, {since} ago: {events} accepted through {latest.get_door_display()}."
+        yield Line("Latest batch", text, "ok", reverse("admin:ingestion_batch_change", args=(latest.pk,)))
+
+    # Uses quarantine_waiting.
+    kept = capped_count(QuarantinedMessage.objects.filter(state=QuarantinedMessage.State.WAITING))
+    text = f"{kept:,} message{'' if kept == 1 else 's'} waiting." if kept else "Nothing waits."
+    yield Line(
+        "Quarantine", text, "warning" if kept else "ok", reverse("admin:ingestion_quarantinedmessage_changelist")
+    )
+
+    ledger = Ledger.objects.first()
+    if ledger is None:
+        yield Line("Dedupe ledger", "Missing: no event can be stored.", "error")
+    else:
+        age = now - ledger.rotated_at
+        text = f"Rotated {spell(age)} ago."
+        if age > LEDGER_OVERDUE:
+            text += f" It should be every {spell(LEDGER_ROTATION)}: is the scheduler running?"
+        yield Line("Dedupe ledger", text, "warning" if age > LEDGER_OVERDUE else "ok")
+
+    for name, model, address in (("Orgs", Org, "orgs_org"), ("Models", ServedModel, "orgs_servedmodel")):
+        stubs = capped_count(model.objects.filter(is_stub=True))
+        text = f"{stubs:,} stub{'' if stubs == 1 else 's'} to be completed." if stubs else "None is to be completed."
+        query = "?is_stub__exact=1" if stubs else ""
+        yield Line(name, text, "warning" if stubs else "ok", reverse(f"admin:{address}_changelist") + query)
+
+
+class _LogsActions(ModelAdmin):
+    """Writes the actions of a package's admin into Django's log; the package leaves that out."""
+
+    def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> HttpResponse | None:
+        chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        rows = list(queryset if request.POST.get("select_across") == "1" else queryset.filter(pk__in=chosen))
+        response = super().response_action(request, queryset, *args, **kwargs)
+        action = next((name for name in request.POST.getlist("action") if name), "")
+        if response is not None and action in self.get_actions(request) and action != "delete_selected":
+            text = f"{action.replace('_', ' ').capitalize()}."
+            LogEntry.objects.log_actions(actor(request).pk, rows, CHANGE, change_message=text)
+        return response
 
 
 class AnalyticsAdminSite(admin.AdminSite):
-    pass
+    site_header = "Analytics service"
+    site_title = "Analytics service"
+    index_title = "Administration"
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        if admin_class is not None and admin_class.__module__ == "django_celery_beat.admin":
+            admin_class = type(admin_class.__name__, (_LogsActions, admin_class), {"__module__": __name__})
+        super().register(model_or_iterable, admin_class, **options)
+
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        return super().index(request, {"doing": list(doing(timezone.now())), **(extra_context or {})})

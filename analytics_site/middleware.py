@@ -22,7 +22,8 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.headers.get(HEADER, "")
+        # Not request.headers: it is cached, and django-structlog would not see the id that is made here.
+        given = request.META.get("HTTP_X_REQUEST_ID", "")
         request_id = given if _ACCEPTABLE.fullmatch(given) else str(uuid.uuid4())
         request.META["HTTP_X_REQUEST_ID"] = request_id  # where django-structlog looks for it
         structlog.contextvars.clear_contextvars()

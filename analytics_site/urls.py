@@ -1,7 +1,7 @@
 """Every address of the service: pages at the root, the API below /analytics/v1, operations."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView
 
 from . import health
@@ -12,7 +12,7 @@ handler403 = "analytics_site.problems.forbidden"
 handler404 = "analytics_site.problems.not_found"
 handler500 = "analytics_site.problems.server_error"
 
-api = [
+api: list[URLPattern | URLResolver] = [
     path("", include("ingestion.urls")),
     path("", include("usage.urls")),
     path("", include("reliability.urls")),

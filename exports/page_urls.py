@@ -1,5 +1,7 @@
 from django.urls import path
 
-from .pages import usage_csv
+from . import pages
 
-urlpatterns = [path("orgs/<slug:slug>/usage.csv", usage_csv, name="usage-csv")]
+urlpatterns = [
+    path("orgs/<slug:slug>/usage.csv", pages.usage_csv, name="usage-csv"),
+]

@@ -1,66 +1,30 @@
-"""Downloads of what a page shows."""
+"""Downloads from the pages."""
 
-from collections.abc import Iterator
-
-from django.conf import settings
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
+from django.views.decorators.http import require_safe
 
 from orgs.models import Org, Scope
 from orgs.pages import org_page
-from usage.filters import Filters
-from usage.report import model_names
-from usage.series import Point, Unanswerable, points
+from usage import filters, overview
+from usage.series import Unanswerable, zone_of
+from usage.windows import local_day
 
-from .csv_writer import lines
-
-# Bucket start in UTC; tokens and invocations are counts; cost is the exact sum in cents, of priced invocations alone.
-USAGE_COLUMNS = (
-    "bucket_start",
-    "model_id",
-    "model",
-    "invocations",
-    "failed_invocations",
-    "input_tokens",
-    "output_tokens",
-    "cost_cents",
-    "unpriced_invocations",
-    "currency",
-)
+from .usage_csv import file
 
 
 @org_page(Scope.USAGE_READ)
-def usage_csv(request: HttpRequest, org: Org) -> HttpResponse:
-    """The series of the usage page with the same query string, all of its rows."""
-    filters = Filters.read(request.GET, org, timezone.now())
-    if filters.errors:
-        return HttpResponse(
-            "\n".join(f"{k}: {v}" for k, v in filters.errors.items()), status=400, content_type="text/plain"
-        )
+@require_safe
+def usage_csv(request: HttpRequest, org: Org) -> HttpResponseBase:
+    """What the usage page shows for the same query string, all rows of it."""
+    asked = filters.read(request.GET, zone_of(org), timezone.now())
     try:
-        series = points(filters.question)
+        if asked.errors:
+            raise Unanswerable(*next(iter(asked.errors.items())))
+        found = overview.read(org, asked)
     except Unanswerable as error:
-        return HttpResponse(f"{error.field} {error}", status=400, content_type="text/plain")
-    response = StreamingHttpResponse(lines(USAGE_COLUMNS, _rows(series)), content_type="text/csv; charset=utf-8")
-    window = filters.window
-    response["Content-Disposition"] = (
-        f'attachment; filename="usage-{org.slug}-{window.start:%Y%m%dT%H%MZ}-{window.end:%Y%m%dT%H%MZ}.csv"'
-    )
-    return response  # type: ignore[return-value]
-
-
-def _rows(series: list[Point]) -> Iterator[tuple[object, ...]]:
-    names = model_names(point.model_id for point in series)
-    for point in series:
-        yield (
-            f"{point.bucket_start:%Y-%m-%dT%H:%M:%SZ}",
-            point.model_id,
-            names[point.model_id],
-            point.invocations,
-            point.failures,
-            point.input_tokens,
-            point.output_tokens,
-            point.exact_cost,
-            point.unpriced_invocations,
-            settings.CURRENCY,
-        )
+        return HttpResponse(f"{error.field} {error}\n", status=400, content_type="text/plain; charset=utf-8")
+    first = local_day(asked.window.start, asked.zone)
+    name = f"usage-{org.slug}-{first}-{asked.grain}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingHttpResponse(file(found), content_type="text/csv; charset=utf-8", headers=headers)

@@ -62,7 +62,7 @@ def _gunzip(packed: bytes) -> bytes:
 class _EventsParser(BaseParser):
     """Reads the events of a batch, good and bad ones, in their order."""
 
-    def parse(
+    def parse(  # type: ignore[override]  # what a parser returns becomes request.data, whatever it is
         self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> list[UsageEvent | Invalid]:
         try:
@@ -96,7 +96,7 @@ class OneEventParser(BaseParser):
 
     media_type = "application/json"
 
-    def parse(
+    def parse(  # type: ignore[override]  # what a parser returns becomes request.data, whatever it is
         self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> UsageEvent | Invalid:
         return read_event(read_body(stream), timezone.now(), unknown_fields=False)

@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from .models import Batch, Door, QuarantinedMessage
-from .schema import Invalid, read_message
+from .schema import Invalid, UsageEvent, read_message
 from .writing import Delivery, store
 
 logger = structlog.get_logger(__name__)
@@ -26,7 +26,8 @@ def replay(message_ids: Iterable[int]) -> Batch | None:
             .filter(pk__in=list(message_ids), state=QuarantinedMessage.State.WAITING)
             .order_by("pk")
         )
-        events, done = [], []
+        events: list[UsageEvent] = []
+        done: list[int] = []
         for message in messages:
             read = read_message(bytes(message.payload), now)
             faults = [fault for item in read if isinstance(item, Invalid) for fault in item.faults]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg.errors
 import structlog
@@ -208,7 +209,7 @@ def _insert(cursor: CursorWrapper, batch: Batch, rows: Sequence[tuple[object, ..
         for row in rows:
             copy.write_row(row)
     names = {"current": sql.Identifier(current), "previous": sql.Identifier(previous)}
-    parameters = {"batch_id": batch.pk, "received_at": batch.started_at}
+    parameters: dict[str, Any] = {"batch_id": batch.pk, "received_at": batch.started_at}
     cursor.execute(sql.SQL(_STORE).format(**names, content=sql.SQL(_CONTENT)), parameters)
     batch.accepted = cursor.rowcount
     batch.duplicates = len(rows) - batch.accepted

@@ -82,7 +82,7 @@ def has_scope_anywhere(request: Request, scope: str) -> bool:
     if isinstance(request.auth, ApiKey):
         return scope in granted(request.auth)
     roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
-    return Membership.objects.filter(user=request.user, role__in=roles).exists()
+    return isinstance(request.user, User) and Membership.objects.filter(user=request.user, role__in=roles).exists()
 
 
 class HasScope(BasePermission):

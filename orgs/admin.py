@@ -7,9 +7,9 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.forms import BaseModelFormSet, ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -20,6 +20,7 @@ from .admin_base import (
     BaseAdmin,
     BigTableAdmin,
     Link,
+    ModelForm,
     Question,
     ReadOnly,
     TabularInline,
@@ -29,12 +30,12 @@ from .admin_base import (
     asked_ids,
     newest,
 )
-from .models import ApiKey, AuditRecord, Invitation, Membership, ModelPrice, Org, Role, Scope, ServedModel, User
+from .models import ApiKey, AuditRecord, Invitation, Membership, ModelPrice, Org, Scope, ServedModel, User
 
 
 # ── Members ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def _note_member(request: HttpRequest, action: str, member: Membership) -> None:
-    audit.record(request, action, member.org_id, f"{member.user.email} as {Role(member.role).label}")
+    audit.record(request, action, member.org_id, f"{member.user.email} as {member.role}")
 
 
 class MembersInline(TabularInline):
@@ -54,14 +55,14 @@ class MembershipsOfUser(MembersInline):
 class WithMembers(BaseAdmin):
     """A page that members are edited on."""
 
-    def save_formset(self, request: HttpRequest, form: Any, formset: BaseModelFormSet[Any, Any], change: bool) -> None:
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         super().save_formset(request, form, formset, change)
         if formset.model is not Membership:
             return
         for member in formset.new_objects:
             _note_member(request, "member added", member)
         for member, _ in formset.changed_objects:
-            _note_member(request, "member changed", member)
+            _note_member(request, "role changed", member)
         for member in formset.deleted_objects:
             _note_member(request, "member removed", member)
 
@@ -81,9 +82,9 @@ class MembershipAdmin(BaseAdmin):
         # A member of another org is another member: the audit trail of both orgs stays right.
         return ("org", "user", "created_at") if obj else ("created_at",)
 
-    def save_model(self, request: HttpRequest, obj: Membership, form: ModelForm[Any], change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: Membership, form: ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        _note_member(request, "member changed" if change else "member added", obj)
+        _note_member(request, "role changed" if change else "member added", obj)
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
         super().delete_model(request, obj)
@@ -153,7 +154,7 @@ class PricesInline(TabularInline):
     extra = 0
     ordering = ("-effective_from",)
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:  # type: ignore[override]
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name.endswith("_tokens"):
             kwargs["min_value"] = 0
         return super().formfield_for_dbfield(db_field, request, **kwargs)
@@ -176,7 +177,7 @@ class ServedModelAdmin(Undeletable):
 
 
 # ── People ───────────────────────────────────────────────────────────────────────────────────────────────────────
-class UserCreationForm(AdminUserCreationForm):
+class UserCreationForm(AdminUserCreationForm):  # type: ignore[type-arg]  # generic for the type checker only
     class Meta:
         model = User
         fields = ("email",)
@@ -188,7 +189,7 @@ class UserCreationForm(AdminUserCreationForm):
 
 
 @admin.register(User)
-class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):
+class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type-arg]
     add_form = UserCreationForm
     list_display = ("email", "first_name", "last_name", "is_staff", "is_superuser", "is_active", "last_login")
     list_filter = ("is_staff", "is_superuser", "is_active")
@@ -226,7 +227,7 @@ class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):
 
 
 # ── Keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-class ApiKeyForm(forms.ModelForm[ApiKey]):
+class ApiKeyForm(ModelForm):
     scopes = forms.MultipleChoiceField(choices=Scope.choices, widget=forms.CheckboxSelectMultiple)
 
     class Meta:
@@ -319,10 +320,10 @@ class ApiKeyAdmin(Undeletable):
             return "Revoked"
         return "Usable" if key.is_usable() else "Expired"
 
-    def save_model(self, request: HttpRequest, obj: ApiKey, form: ModelForm[Any], change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: ModelForm, change: bool) -> None:
         obj.created_by = actor(request)
         token = obj.assign_token()
-        audit.record(request, "key issued", obj.org_id, f"{obj.prefix} {obj.name}")
+        audit.record(request, "key made", obj.org_id, f"{obj.prefix}: {', '.join(obj.scopes)}")
         text = "The key, shown this once: {}. Copy it now; only its hash is kept."
         messages.warning(request, format_html(text, format_html('<code class="token">{}</code>', token)))
 
@@ -343,14 +344,14 @@ class ApiKeyAdmin(Undeletable):
     def revoke_view(self, request: HttpRequest) -> HttpResponse:
         """Asks by GET, revokes by POST."""
         if not self.has_revoke_permission(request):
-            return HttpResponse(status=403)
+            raise PermissionDenied
         keys = list(ApiKey.objects.filter(pk__in=asked_ids(request), revoked_at=None).select_related("org"))
         if request.method != "POST" and keys:
             return self._ask_to_revoke(request, keys)
         with transaction.atomic():
             for key in keys:
                 key.revoke()
-                audit.record(request, "key revoked", key.org_id, f"{key.prefix} {key.name}")
+                audit.record(request, "key revoked", key.org_id, key.prefix)
             self.log_each(request, ApiKey.objects.filter(pk__in=[key.pk for key in keys]), "Revoked.")
         messages.success(
             request, f"Revoked: {', '.join(map(str, keys)) or 'nothing, these keys were revoked already'}."

@@ -4,12 +4,15 @@ Tables grow without end here. So nothing is counted beyond `MAX_ADMIN_COUNT`, so
 what has a composite key, and so can't be registered, is shown as a bounded listing.
 """
 
+from __future__ import annotations
+
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.views.main import ChangeList
@@ -31,10 +34,12 @@ M = TypeVar("M", bound=Model)
 if TYPE_CHECKING:  # generic for the type checker only
     ModelAdmin = admin.ModelAdmin[Any]
     TabularInline = admin.TabularInline[Any, Any]
+    ModelForm = forms.ModelForm[Any]
     BasePaginator = Paginator[Any]
 else:
     ModelAdmin = admin.ModelAdmin
     TabularInline = admin.TabularInline
+    ModelForm = forms.ModelForm
     BasePaginator = Paginator
 
 # Rows, by primary key, that a filter or search without an index of its own looks through: some 20 ms.
@@ -61,6 +66,9 @@ class CappedCount(int):
 
     def __str__(self) -> str:
         return f"{int(self):,}+"
+
+    def __format__(self, format_spec: str) -> str:
+        return str(self)
 
 
 def capped_count(rows: QuerySet[Any]) -> int:
@@ -112,7 +120,7 @@ class NewestFilter(admin.SimpleListFilter):
         chosen = self.value()
         if chosen not in dict(self.options):
             return queryset
-        return newest(queryset).filter(**{self.parameter_name: chosen})
+        return newest(queryset).filter(**{str(self.parameter_name): chosen})
 
 
 class _FixedOrder(ChangeList):
@@ -128,6 +136,7 @@ class BaseAdmin(ModelAdmin):
 
     paginator = CappedPaginator
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # a facet counts all there is
     list_max_show_all = MAX_PAGE_ROWS
 
     def links(self, request: HttpRequest, row: Any) -> Iterable[Link]:
@@ -169,7 +178,6 @@ class BigTableAdmin(BaseAdmin):
     ordering = ("-id",)
     sortable_by = ()
     list_per_page = 100
-    show_facets = admin.ShowFacets.NEVER
     search_fields = ("=id",)  # shows the search box; `find` searches
     allowed_lookups: ClassVar[frozenset[str]] = frozenset()
 
@@ -186,7 +194,7 @@ class BigTableAdmin(BaseAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return _FixedOrder
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:  # type: ignore[override]
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         own = {getattr(list_filter, "parameter_name", None) for list_filter in self.get_list_filter(request)}
         return lookup in self.allowed_lookups | own
 
@@ -220,6 +228,10 @@ class Listing:
     columns: Sequence[Column]
     rows: Sequence[Sequence[object]]
     tabs: Sequence[Link] = ()
+
+    @property
+    def cells(self) -> list[list[tuple[Column, object]]]:
+        return [list(zip(self.columns, row, strict=True)) for row in self.rows]
 
     @property
     def is_cut(self) -> bool:

@@ -1,135 +1,296 @@
-"""Pages about people and orgs, and the frame that every page of an org stands in."""
+"""Pages about who one is and where one belongs: signing in, invitations, the list of orgs, an org's settings.
 
-import functools
+`org_page` is the one way onto a page of an org; `frame` is what every such page shows around its own content.
+"""
+
 import uuid
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
+from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth import login
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import LoginView, redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.utils import timezone
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
-from rest_framework.exceptions import APIException
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from rest_framework import exceptions
 
-from . import settings_actions
-from .access import authorise
-from .forms import AcceptForm, InviteForm, KeyForm, OrgForm
+from . import audit, members
+from .access import ROLE_SCOPES, authorise
+from .forms import ApiKeyForm, InvitationForm, NewPersonForm, OrgForm, RoleForm, SignInForm
+from .limits import MAX_PAGE_ROWS
 from .models import ApiKey, Invitation, Membership, Org, Role, Scope, User
 
+MAX_SWITCHER = 10  # orgs that the switcher names; beyond, it searches
+MAX_LISTED = 50  # orgs of one list; a search narrows it
+SECRET_COOKIE = "shown-once"  # noqa: S105  its name
+SECRET_SECONDS = 120  # that a browser has to follow the redirect to the page that shows a new secret
+
 P = ParamSpec("P")
-SWITCHER_UP_TO = 10  # orgs; beyond, one searches
-LISTED_ORGS = 50  # of a search
+OrgView = Callable[Concatenate[HttpRequest, Org, P], HttpResponseBase]
 
 
-def orgs_of(user: User) -> QuerySet[Org]:
-    """The orgs a person may look at."""
-    return Org.objects.all() if user.is_staff else Org.objects.filter(memberships__user=user)
+def org_page(scope: str) -> Callable[[OrgView[P]], Callable[Concatenate[HttpRequest, str, P], HttpResponseBase]]:
+    """For views of an org's page: they get the org that the slug names, where the person holds `scope` in it.
 
+    Without a session: to the sign-in page. An org that is another's and one that does not exist answer alike.
+    """
 
-def org_page(
-    scope: str,
-) -> Callable[[Callable[Concatenate[HttpRequest, Org, P], HttpResponse]], Callable[..., HttpResponse]]:
-    """A page below /orgs/<slug>/: for people who hold `scope` there. No such org and no access are one answer."""
-
-    def decorate(view: Callable[Concatenate[HttpRequest, Org, P], HttpResponse]) -> Callable[..., HttpResponse]:
-        @never_cache
-        @login_required
-        @functools.wraps(view)
-        def page(request: HttpRequest, slug: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
-            named = Org.objects.filter(slug=slug).values_list("pk", flat=True).first()
+    def decorate(view: OrgView[P]) -> Callable[Concatenate[HttpRequest, str, P], HttpResponseBase]:
+        @wraps(view)
+        @cache_control(private=True, no_cache=True)
+        def with_org(request: HttpRequest, slug: str, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            if not request.user.is_authenticated:
+                return redirect_to_login(request.get_full_path() if request.method in ("GET", "HEAD") else "/")
+            org_id = Org.objects.filter(slug=slug).values_list("pk", flat=True).first()
             try:
-                org = authorise(request, named or uuid.uuid4(), scope)
-            except APIException as error:
-                raise PermissionDenied from error
+                org = authorise(request, org_id or uuid.uuid4(), scope)
+            except exceptions.PermissionDenied as error:
+                raise PermissionDenied(str(error)) from error
             assert org is not None
             return view(request, org, *args, **kwargs)
 
-        return page
+        return with_org  # type: ignore[return-value]  # cache_control forgets the parameters
 
     return decorate
 
 
-def frame(request: HttpRequest, org: Org, page: str) -> dict[str, Any]:
-    """What the frame around a page of an org shows."""
-    assert isinstance(request.user, User)
-    membership = Membership.objects.filter(user=request.user, org=org).first()
-    others = list(orgs_of(request.user)[: SWITCHER_UP_TO + 1])
+def visible_orgs(user: User) -> QuerySet[Org]:
+    """The orgs a person may look at, by name."""
+    return Org.objects.all() if user.is_staff else Org.objects.filter(memberships__user=user)
+
+
+def frame(request: HttpRequest, org: Org | None = None, section: str = "") -> dict[str, Any]:
+    """What stands around a page: the orgs to switch to, the sections a person may open, whose data it is."""
+    user = request.user
+    assert isinstance(user, User)
+    membership = Membership.objects.filter(user=user, org=org).first() if org else None
     return {
         "org": org,
-        "page": page,
-        "is_guest": membership is None,
-        "may_admin": membership is not None and membership.role == Role.ORG_ADMIN,
-        "orgs": others if len(others) <= SWITCHER_UP_TO else [],
+        "section": section,
+        "switcher": list(visible_orgs(user)[: MAX_SWITCHER + 1]),
+        "max_switcher": MAX_SWITCHER,
+        "role": membership.get_role_display() if membership else "Staff" if user.is_staff else "",
+        "may_administer": membership is not None and Scope.ADMIN in ROLE_SCOPES[membership.role],
+        "is_outside": org is not None and membership is None,
     }
 
 
-@login_required
+class SignInView(LoginView):
+    form_class = SignInForm
+    template_name = "orgs/login.html"
+    redirect_authenticated_user = True
+
+
+@require_safe
 def home(request: HttpRequest) -> HttpResponse:
-    """To the usage of the first org; to the list where there are many."""
-    assert isinstance(request.user, User)
-    found = list(orgs_of(request.user)[: SWITCHER_UP_TO + 1])
-    if 1 <= len(found) <= SWITCHER_UP_TO:
-        return redirect("usage", found[0].slug)
-    return redirect("orgs")
+    """To the first org of a person, or, for staff without one, to the list of all."""
+    if not request.user.is_authenticated:
+        return redirect_to_login("/")
+    org = Org.objects.filter(memberships__user=request.user).first()
+    if org is not None:
+        return redirect("usage", slug=org.slug)
+    return redirect("orgs") if request.user.is_staff else render(request, "orgs/none.html", frame(request))
 
 
-@login_required
+@require_safe
 def org_list(request: HttpRequest) -> HttpResponse:
-    assert isinstance(request.user, User)
-    words = request.GET.get("q", "").replace("\0", "").strip()
-    found = orgs_of(request.user)
-    if words:
-        found = found.filter(name__icontains=words)
-    return render(request, "orgs/list.html", {"found": found[:LISTED_ORGS], "words": words, "limit": LISTED_ORGS})
+    """The orgs a person may look at, searched by name or slug."""
+    user = request.user
+    if not isinstance(user, User):
+        return redirect_to_login(request.get_full_path())
+    text = request.GET.get("q", "").replace("\0", "").strip()[:200]
+    found = visible_orgs(user).filter(Q(name__icontains=text) | Q(slug__icontains=text))[: MAX_LISTED + 1]
+    context = {"text": text, "found": found[:MAX_LISTED], "has_more": len(found) > MAX_LISTED, "limit": MAX_LISTED}
+    return render(request, "orgs/list.html", frame(request) | context)
 
 
-@org_page(Scope.ADMIN)
-@require_http_methods(["GET", "HEAD", "POST"])
-def settings_page(request: HttpRequest, org: Org) -> HttpResponse:
-    """Members, keys and the org itself. A post names its action; what it made is shown once, by the next get."""
-    wrong: dict[str, Any] = {}
-    if request.method == "POST":
-        wrong = settings_actions.perform(request, org)
-        if not wrong:
-            return redirect("settings", org.slug)
-    context = frame(request, org, "settings") | {
-        "org_form": OrgForm(instance=org),
-        "invite_form": InviteForm(),
-        "key_form": KeyForm(),
-        "members": org.memberships.select_related("user").order_by("user__email"),
-        "invitations": org.invitations.filter(accepted_at=None, expires_at__gt=timezone.now()).order_by("email"),
-        "keys": ApiKey.objects.filter(org=org, revoked_at=None),
-        "revoked": ApiKey.objects.filter(org=org).exclude(revoked_at=None)[:20],
-        "roles": Role.choices,
-        "now": timezone.now(),
-        "secret": request.session.pop("shown_once", None) if request.method == "GET" else None,
-    }
-    return render(request, "orgs/settings.html", context | wrong, status=400 if wrong else 200)
+# ── Invitations ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-def invitation(request: HttpRequest, token: str) -> HttpResponse:
-    """Accept an invitation: with the account one is signed in to, or with a new one."""
-    found = Invitation.open(token)
-    if found is None:
-        return render(request, "orgs/invitation.html", {"invitation": None}, status=404)
-    existing = User.objects.filter(email=found.email).first()
-    # The link proves the address; whoever has an account proves it by signing in.
-    if existing is not None and request.user != existing:
-        return redirect(f"/login/?next={request.path}")
-    form = AcceptForm(existing or User(email=found.email), request.POST or None)
-    if request.method == "POST" and (existing is not None or form.is_valid()):
-        with transaction.atomic():
-            user = existing or form.save()
-            if not found.accept(user):
-                return render(request, "orgs/invitation.html", {"invitation": None}, status=404)
-        login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-        return redirect("usage", found.org.slug)
-    return render(request, "orgs/invitation.html", {"invitation": found, "existing": existing, "form": form})
+def invitation(request: HttpRequest, token: str) -> HttpResponseBase:
+    """A one-time link into an org: who has an account joins with it, who has none makes one."""
+    invited = Invitation.open(token)
+    if invited is None:
+        return render(request, "orgs/invitation_over.html", status=404)
+    known = User.objects.filter(email=invited.email).first()
+    if known is not None and request.user != known:
+        context = {"invitation": invited, "next": request.path}
+        return render(request, "orgs/invitation_sign_in.html", context)
+    form = NewPersonForm(invited.email, request.POST or None) if known is None else None
+    if request.method == "POST" and (form is None or form.is_valid()):
+        return _join(request, invited, known, form.cleaned_data["password"] if form else "")
+    context = {"invitation": invited, "form": form}
+    return render(request, "orgs/invitation.html", context, status=400 if form and form.errors else 200)
+
+
+def _join(request: HttpRequest, invited: Invitation, known: User | None, password: str) -> HttpResponse:
+    user = members.accept(invited, known, password)
+    if user is None:
+        return render(request, "orgs/invitation_over.html", status=404)
+    login(request, user, "django.contrib.auth.backends.ModelBackend")
+    audit.record(request, "accepted invitation", invited.org.pk, f"{user.email} as {invited.role}")
+    return redirect("usage", slug=invited.org.slug)
+
+
+# ── Settings ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@org_page(Scope.ADMIN)
+@require_safe
+def org_settings(request: HttpRequest, org: Org) -> HttpResponse:
+    """Everything an org's admin may change. A secret that was just made is shown this once."""
+    response = _settings(request, org, shown_once=_secret(request))
+    response.delete_cookie(SECRET_COOKIE, path=reverse("settings", args=[org.slug]), samesite="Strict")
+    return response
+
+
+def _settings(request: HttpRequest, org: Org, status: int = 200, **context: Any) -> HttpResponse:
+    """The settings page; `context` brings forms that were filled in wrongly."""
+    people = org.memberships.select_related("user").order_by("user__email")
+    invitations = org.invitations.filter(accepted_at=None).order_by("-created_at")
+    defaults = {
+        "zone": org.zone,
+        "members": Paginator(people, MAX_PAGE_ROWS).get_page(request.GET.get("members")),
+        "keys": Paginator(org.api_keys.select_related("created_by"), MAX_PAGE_ROWS).get_page(request.GET.get("keys")),
+        "invitations": invitations[:MAX_PAGE_ROWS],
+        "roles": Role.choices,
+        "scopes": dict(Scope.choices),
+        "org_form": OrgForm(instance=org),
+        "invitation_form": InvitationForm(org),
+        "key_form": ApiKeyForm(),
+    }
+    response = render(
+        request, "orgs/settings.html", defaults | frame(request, org, "settings") | context, status=status
+    )
+    response["Cache-Control"] = "private, no-store"  # a page that shows a secret is not shown again by "back"
+    return response
+
+
+def _secret(request: HttpRequest) -> dict[str, str] | None:
+    """The new secret that came with the redirect. It is kept nowhere but in the browser that asked for it."""
+    value = request.get_signed_cookie(SECRET_COOKIE, "", max_age=SECRET_SECONDS)
+    kind, _, secret = str(value).partition(" ")
+    return {"kind": kind, "secret": secret} if secret else None
+
+
+def _show_once(org: Org, kind: str, secret: str) -> HttpResponse:
+    page = reverse("settings", args=[org.slug])
+    response = redirect(f"{page}#shown-once")
+    response.set_signed_cookie(
+        SECRET_COOKIE, f"{kind} {secret}", max_age=SECRET_SECONDS, path=page, httponly=True, samesite="Strict",
+        secure=settings.SESSION_COOKIE_SECURE,
+    )  # fmt: skip
+    return response
+
+
+def _back(org: Org, section: str) -> HttpResponse:
+    return redirect(f"{reverse('settings', args=[org.slug])}#{section}")
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def change_org(request: HttpRequest, org: Org) -> HttpResponse:
+    form = OrgForm(request.POST, instance=Org.objects.get(pk=org.pk))
+    if not form.is_valid():
+        return _settings(request, org, 400, org_form=form)
+    form.save()
+    audit.record(request, "changed organisation", org.pk, ", ".join(form.changed_data))
+    messages.success(request, "The organisation was saved.")
+    return _back(org, "organisation")
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def change_role(request: HttpRequest, org: Org, membership_id: int) -> HttpResponse:
+    form = RoleForm(request.POST)
+    if not form.is_valid():
+        messages.error(request, "Choose one of the roles.")
+        return _back(org, "members")
+    try:
+        changed = members.change_role(org, membership_id, Role(form.cleaned_data["role"]))
+    except Membership.DoesNotExist as error:
+        raise Http404 from error
+    except members.LastAdmin:
+        messages.error(request, "The last admin can't be given another role: make somebody else an admin first.")
+        return _back(org, "members")
+    audit.record(request, "changed role", org.pk, f"{changed.user.email} to {changed.role}")
+    messages.success(request, f"{changed.user.email} is now {changed.get_role_display().lower()}.")
+    return _back(org, "members")
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def remove_member(request: HttpRequest, org: Org, membership_id: int) -> HttpResponse:
+    try:
+        removed = members.remove(org, membership_id)
+    except Membership.DoesNotExist as error:
+        raise Http404 from error
+    except members.LastAdmin:
+        messages.error(request, "The last admin can't be removed: make somebody else an admin first.")
+        return _back(org, "members")
+    audit.record(request, "removed member", org.pk, removed.user.email)
+    if removed.user == request.user:
+        return redirect("home")
+    messages.success(request, f"{removed.user.email} is no longer a member.")
+    return _back(org, "members")
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def invite(request: HttpRequest, org: Org) -> HttpResponse:
+    form = InvitationForm(org, request.POST)
+    if not form.is_valid():
+        return _settings(request, org, 400, invitation_form=form)
+    assert isinstance(request.user, User)
+    invited, token = Invitation.issue(org, form.cleaned_data["email"], form.cleaned_data["role"], request.user)
+    audit.record(request, "invited", org.pk, f"{invited.email} as {invited.role}")
+    return _show_once(org, "invitation", f"{settings.PUBLIC_URL}{reverse('invitation', args=[token])}")
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def withdraw(request: HttpRequest, org: Org, invitation_id: int) -> HttpResponse:
+    invited = get_object_or_404(Invitation, pk=invitation_id, org=org, accepted_at=None)
+    invited.delete()
+    audit.record(request, "withdrew invitation", org.pk, invited.email)
+    messages.success(request, f"The invitation of {invited.email} no longer works.")
+    return _back(org, "members")
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def create_key(request: HttpRequest, org: Org) -> HttpResponse:
+    form = ApiKeyForm(request.POST)
+    if not form.is_valid():
+        return _settings(request, org, 400, key_form=form)
+    assert isinstance(request.user, User)
+    key, token = ApiKey.issue(
+        org=org,
+        name=form.cleaned_data["name"],
+        scopes=form.cleaned_data["scopes"],
+        created_by=request.user,
+        expires_at=form.expires_at(),
+    )
+    audit.record(request, "created key", org.pk, f"{key.prefix} {','.join(key.scopes)}")
+    return _show_once(org, "key", token)
+
+
+@org_page(Scope.ADMIN)
+@require_POST
+def revoke_key(request: HttpRequest, org: Org, key_id: int) -> HttpResponse:
+    key = get_object_or_404(ApiKey, pk=key_id, org=org)
+    if key.revoked_at is None:
+        key.revoke()
+        audit.record(request, "revoked key", org.pk, key.prefix)
+    messages.success(request, f"The key {key.name} was revoked. Requests with it are refused from now on.")
+    return _back(org, "keys")

@@ -7,6 +7,7 @@ rollup come out of that. Adding new events, rebuilding and verifying all go thro
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db.backends.utils import CursorWrapper
@@ -50,7 +51,7 @@ def collect(
     cursor: CursorWrapper,
     span: Window,
     condition: str,
-    parameters: Mapping[str, object],
+    parameters: Mapping[str, Any],
     zones: Mapping[uuid.UUID, ZoneInfo],
 ) -> None:
     """Aggregate the events `e` of a span that meet a condition into the temporary table `usage_delta`.

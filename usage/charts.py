@@ -1,13 +1,23 @@
-"""Stacked bars as SVG, made here: no script, no library. Colours are classes, so that dark mode is the style sheet's."""
+"""Stacked bars as SVG, computed here: no script, no library.
+
+The drawing is the plot alone. Widths are parts of the whole and heights are pixels, so that it fills any screen while
+texts and lines keep their size. Colours are classes, so that light and dark are the style sheet's.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeVar
 
 MAX_SERIES = 8  # the rest are one, "other"
-WIDTH, HEIGHT = 960, 280  # units of the drawing; it scales with the page
-LEFT, RIGHT, TOP, BOTTOM = 64, 8, 12, 28  # room for the axes
+MAX_BARS = 370  # more can neither be told apart nor walked through
+DENSE = 60  # bars
+HEIGHT = 240  # pixels
+COLUMN = 100  # units of the drawing that one bucket is wide
+OTHER = "other"
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -15,98 +25,126 @@ class Series:
     """One colour of the stack: a name, and an amount per bucket."""
 
     name: str
-    amounts: Sequence[Decimal]
+    amounts: Sequence[Decimal | int]
     colour: str
 
 
 @dataclass(frozen=True)
-class Segment:
-    x: float
-    y: float
-    width: float
-    height: float
+class Shape:
+    """All of one series' bars as one path."""
+
     colour: str
+    path: str
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One bucket: its segments, the area that reacts to the pointer and to focus, and what it says."""
+class Slot:
+    """The area of one bucket, in percent of the width; what it says when it is pointed at."""
 
-    segments: list[Segment]
     x: float
     width: float
-    title: str
-    unfinished: bool
+    says: str
+    is_unfinished: bool
+    top: float  # of its bar, in pixels
+
+    @property
+    def height(self) -> float:
+        return round(HEIGHT - self.top, 2)
 
 
 @dataclass(frozen=True)
 class Tick:
+    """A place on an axis: pixels from the top, or percent of the width."""
+
     position: float
     label: str
+    is_minor: bool = False  # left out on a phone
 
 
 @dataclass(frozen=True)
 class Chart:
-    bars: list[Bar]
+    columns: int  # width of the drawing in its units
+    shapes: list[Shape]
+    slots: list[Slot]
     amounts: list[Tick]
     times: list[Tick]
     legend: list[Series]
 
+    @property
+    def is_dense(self) -> bool:
+        """Too many bars for lines between their parts."""
+        return len(self.slots) > DENSE
 
-def round_steps(largest: Decimal) -> list[Decimal]:
-    """Zero and three to six round steps (1, 2 or 5 times a power of ten) that reach the largest amount."""
+    @property
+    def has_unfinished(self) -> bool:
+        return any(slot.is_unfinished for slot in self.slots)
+
+
+def round_steps(largest: Decimal | int, smallest_step: Decimal = Decimal(0)) -> list[Decimal]:
+    """Zero and three to five round steps (1, 2 or 5 times a power of ten), the last at or above the largest amount."""
     if largest <= 0:
-        return [Decimal(0), Decimal(1)]
-    rough = float(largest) / 4
-    power = Decimal(10) ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if float(power * factor) >= rough * 0.999)
-    steps = math.ceil(float(largest / step) - 1e-9)
-    return [step * n for n in range(steps + 1)]
+        return [Decimal(0), max(Decimal(1), smallest_step)]
+    rough = Decimal(largest) / 4
+    power = Decimal(1).scaleb(rough.adjusted())
+    step = max(smallest_step, next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough))
+    return [step * n for n in range(math.ceil(Decimal(largest) / step) + 1)]
 
 
-def top_series(amounts: dict[str, list[Decimal]]) -> list[Series]:
-    """The largest series by sum, at most `MAX_SERIES` of them, the rest together."""
-    ordered = sorted(amounts.items(), key=lambda item: (-sum(item[1]), item[0]))
-    if len(ordered) > MAX_SERIES:
-        rest = [sum(values, Decimal()) for values in zip(*(v for _, v in ordered[MAX_SERIES - 1 :]), strict=True)]
-        ordered = [*ordered[: MAX_SERIES - 1], (f"{len(ordered) - MAX_SERIES + 1} others", rest)]
-    return [Series(name, values, f"series-{number}") for number, (name, values) in enumerate(ordered, start=1)]
+def top_series(
+    amounts: Mapping[K, Sequence[Decimal | int]], name_of: Callable[[K], str]
+) -> tuple[list[Series], dict[K, str]]:
+    """The largest series by their sums, the rest together; and each one's colour."""
+    ordered = sorted(amounts, key=lambda key: (-sum(amounts[key]), name_of(key)))
+    series = [Series(name_of(key), amounts[key], f"c{n}") for n, key in enumerate(ordered[:MAX_SERIES], start=1)]
+    colours = {key: f"c{n + 1}" if n < MAX_SERIES else OTHER for n, key in enumerate(ordered)}
+    if rest := ordered[MAX_SERIES:]:
+        sums = [sum(values) for values in zip(*(amounts[key] for key in rest), strict=True)]
+        series.append(Series(f"Other ({len(rest)} model{'' if len(rest) == 1 else 's'})", sums, OTHER))
+    return series, colours
 
 
 def stacked(
     series: Sequence[Series],
-    buckets: Sequence[str],
-    labels: dict[int, str],
-    titles: Sequence[str],
+    says: Sequence[str],
+    times: Mapping[int, str],
     unfinished: set[int],
-    label_of: Callable[[Decimal], str],
+    label_of: Callable[[Decimal, Decimal], str],
+    smallest_step: Decimal = Decimal(0),
 ) -> Chart:
-    """A chart of series over buckets.
-
-    `labels` are the buckets that get a label on the axis, `titles` what each bucket says, `unfinished` the buckets that
-    are not over yet.
-    """
-    sums = [sum((s.amounts[n] for s in series), Decimal()) for n in range(len(buckets))]
-    steps = round_steps(max(sums, default=Decimal()))
-    scale = (HEIGHT - TOP - BOTTOM) / float(steps[-1])
-    slot = (WIDTH - LEFT - RIGHT) / max(1, len(buckets))
-    gap = min(6.0, slot * 0.2)
-    bars = []
-    for n in range(len(buckets)):
-        x, y = LEFT + n * slot, float(HEIGHT - BOTTOM)
-        segments = []
-        for one in series:
-            height = float(one.amounts[n]) * scale
-            if height <= 0:
+    """A chart of series over as many buckets as `says` has texts; `times` are the buckets that are named on the axis."""
+    count = len(says)
+    heights = [sum((one.amounts[n] for one in series), Decimal()) for n in range(count)]
+    steps = round_steps(max(heights, default=Decimal()), smallest_step)
+    scale = HEIGHT / float(steps[-1])
+    margin = 12 if count > DENSE else 18  # of a column, on both sides
+    digits = 0 if count > DENSE else 1  # of a pixel: what a page weighs
+    floors = [float(HEIGHT)] * count
+    shapes = []
+    for one in series:
+        bars = []
+        for n, amount in enumerate(one.amounts):
+            if not amount:
                 continue
-            y -= height
-            segments.append(
-                Segment(round(x + gap / 2, 2), round(y, 2), round(slot - gap, 2), round(height, 2), one.colour)
+            floor = floors[n]
+            floors[n] = floor - float(amount) * scale
+            bars.append(
+                f"M{n * COLUMN + margin} {floor:.{digits}f}h{COLUMN - 2 * margin}V{floors[n]:.{digits}f}h{2 * margin - COLUMN}z"
             )
-        bars.append(Bar(segments, round(x, 2), round(slot, 2), titles[n], n in unfinished))
+        if bars:
+            shapes.append(Shape(one.colour, "".join(bars)))
+    width = 100 / max(1, count)
+    slots = [
+        Slot(round(n * width, 3), round(width, 3), text, n in unfinished, round(floors[n], 2))
+        for n, text in enumerate(says)
+    ]
     return Chart(
-        bars,
-        [Tick(round(HEIGHT - BOTTOM - float(step) * scale, 2), label_of(step)) for step in steps],
-        [Tick(round(LEFT + (n + 0.5) * slot, 2), label) for n, label in labels.items()],
-        list(series),
+        columns=count * COLUMN,
+        shapes=shapes,
+        slots=slots,
+        amounts=[Tick(round(HEIGHT - float(step) * scale, 2), label_of(step, steps[1])) for step in steps],
+        times=[
+            Tick(round((n + 0.5) * width, 4), label, is_minor=position % 2 == 1)
+            for position, (n, label) in enumerate(times.items())
+        ],
+        legend=list(series),
     )

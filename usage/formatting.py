@@ -1,28 +1,47 @@
-"""Numbers and money as people read them."""
+"""Numbers and money as people read them. The exact value always stands beside: in a title, in the table, in the CSV."""
 
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from django.conf import settings
 
 _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£", "INR": "₹", "BRL": "R$"}
-_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+_UNITS = ((10**15, "Q"), (10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+_WIDE = Context(prec=60, rounding=ROUND_HALF_EVEN)  # a sum has up to 30 digits; the default context keeps 28
+NOTHING = "–"
 
 
 def symbol() -> str:
-    return _SYMBOLS.get(settings.CURRENCY, f"{settings.CURRENCY} ")
+    """What stands before an amount: a sign where the currency has one that everybody knows, else its code."""
+    return _SYMBOLS.get(settings.CURRENCY, f"{settings.CURRENCY}\N{NO-BREAK SPACE}")
 
 
 def money(cents: Decimal) -> str:
     """Cents as an amount with two decimals, half-even; what is not nothing never reads as nothing."""
-    amount = (cents / 100).quantize(Decimal("0.01"), ROUND_HALF_EVEN)
+    amount = _WIDE.divide(cents, Decimal(100)).quantize(Decimal("0.01"), context=_WIDE)
     if cents and not amount:
-        return f"< {symbol()}0.01"
-    return f"{symbol()}{amount:,.2f}"
+        return f"<{symbol()}0.01"
+    return f"{symbol()}{amount:,f}"
 
 
-def exact_money(cents: Decimal) -> str:
-    """The amount to the last 1/10,000 cent."""
-    return f"{symbol()}{cents / 100:,.6f}"
+def round_money(cents: Decimal, step: Decimal) -> str:
+    """An amount on an axis, with as many decimals as the step between two of them needs."""
+    amount, unit = _WIDE.divide(cents, Decimal(100)), _WIDE.divide(step, Decimal(100))
+    if unit >= 1:
+        return f"{symbol()}{round_number(amount, unit)}"
+    return f"{symbol()}{amount:.{max(2, -unit.adjusted())}f}"
+
+
+def round_number(amount: Decimal, step: Decimal) -> str:
+    """A number on an axis; every step of it is written in the same unit."""
+    for size, unit in _UNITS:
+        if step * 2 >= size:
+            return f"{(amount / size).normalize():,f}\N{NO-BREAK SPACE}{unit}" if amount else "0"
+    return f"{amount:,.0f}"
+
+
+def exact_cents(cents: Decimal) -> str:
+    """Cents with the four decimals that are kept."""
+    return f"{cents:,.4f} cents"
 
 
 def grouped(number: int) -> str:
@@ -34,23 +53,38 @@ def short(number: int) -> str:
     if number < 10_000:
         return f"{number:,}"
     for size, unit in _UNITS:
-        # 999,950 already reads as 1.0 M.
-        if number >= size * 0.99995:
-            scaled = number / size
-            return f"{scaled:.1f} {unit}" if scaled < 99.95 else f"{scaled:,.0f} {unit}"
-    return str(number)
+        # What rounds up to the next unit is written in it: 999,950 is 1.0 M.
+        if number * 20_000 >= size * 19_999:
+            scaled = _WIDE.divide(Decimal(number), Decimal(size))
+            return f"{scaled:,.1f}\N{NO-BREAK SPACE}{unit}"
+    return f"{number:,}"
 
 
 def percentage(part: Decimal | int, whole: Decimal | int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    if not whole:
+        return NOTHING
+    value = _WIDE.divide(Decimal(part) * 100, Decimal(whole))
+    return "<0.1%" if 0 < value < Decimal("0.05") else f"{value:.1f}%"
 
 
 def change(now: Decimal | int, before: Decimal | int) -> str:
     """The change against the period before, with its sign; a dash where there is nothing to compare with."""
     if not before:
-        return "–"
-    ratio = 100 * (Decimal(now) - Decimal(before)) / Decimal(before)
-    rounded = ratio.quantize(Decimal("0.1"), ROUND_HALF_EVEN)
+        return NOTHING
+    ratio = _WIDE.divide((Decimal(now) - Decimal(before)) * 100, Decimal(before))
+    rounded = ratio.quantize(Decimal("0.1") if abs(ratio) < 1000 else Decimal(1), context=_WIDE)
     if not rounded:
-        return "± 0.0 %"
-    return f"{'+' if rounded > 0 else '−'}{abs(rounded):,} %"
+        return "±0.0%"
+    return f"{'+' if rounded > 0 else '−'}{abs(rounded):,f}%"
+
+
+def lag(seconds: int) -> str:
+    """How far behind, in one unit."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size:,}\N{NO-BREAK SPACE}{unit}"
+    return f"{seconds}\N{NO-BREAK SPACE}s"
+
+
+def calls(number: int) -> str:
+    return f"{number:,} call{'' if number == 1 else 's'}"

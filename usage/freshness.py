@@ -103,7 +103,8 @@ def _stored(org_id: uuid.UUID) -> Stored:
 def _waiting_since(org_id: uuid.UUID) -> datetime | None:
     """When the oldest batch of an org that no rollup has was accepted. Uses batches_not_rolled_up."""
     waiting = Batch.objects.filter(rolled_up_at=None, org_ids__contains=[org_id])
-    return waiting.aggregate(oldest=Min("completed_at"))["oldest"]
+    oldest: datetime | None = waiting.aggregate(oldest=Min("completed_at"))["oldest"]
+    return oldest
 
 
 def entries(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> list[Entry]:

@@ -1,5 +1,7 @@
 from django.urls import path
 
-from .pages import usage_page
+from . import pages
 
-urlpatterns = [path("orgs/<slug:slug>/usage/", usage_page, name="usage")]
+urlpatterns = [
+    path("orgs/<slug:slug>/usage/", pages.usage, name="usage"),
+]

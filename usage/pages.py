@@ -1,37 +1,90 @@
 """The usage page."""
 
-import dataclasses
+import uuid
+from collections.abc import Mapping
+from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils import timezone
+from django.views.decorators.http import require_safe
 
+from orgs.management.commands.create_org import first_event
 from orgs.models import Org, Scope
 from orgs.pages import frame, org_page
+from orgs.templatetags.moments import moment_text
 
-from .filters import GRANULARITIES, MEASURES, RANGES, Filters
-from .report import build
-from .series import Unanswerable
+from . import display, filters, freshness, overview
+from .charts import HEIGHT
+from .series import Unanswerable, zone_of
 
 
 @org_page(Scope.USAGE_READ)
-def usage_page(request: HttpRequest, org: Org) -> HttpResponse:
-    """Spend, invocations and tokens of an org: the query string says of when and of what."""
-    filters = Filters.read(request.GET, org, timezone.now())
-    report = None
-    if not filters.errors:
-        try:
-            report = build(filters)
-        except Unanswerable as error:
-            filters = dataclasses.replace(filters, errors={error.field: str(error)})
-    context = frame(request, org, "usage") | {
-        "filters": filters,
-        "report": report,
-        "ranges": RANGES.items(),
-        "measures": MEASURES.items(),
-        "granularities": GRANULARITIES.items(),
-        "public_url": settings.PUBLIC_URL,
-        "csv_link": filters.link(page=""),
+@require_safe
+def usage(request: HttpRequest, org: Org) -> HttpResponse:
+    """What an org used and spent; the query string is the state."""
+    asked = filters.read(request.GET, zone_of(org), timezone.now())
+    context = frame(request, org, "usage") | _around(org, asked)
+    if asked.errors:
+        return _refused(request, org, context, asked.errors)
+    try:
+        found = overview.read(org, asked)
+    except Unanswerable as error:
+        return _refused(request, org, context, {error.field: str(error)})
+    return render(request, "usage/usage.html", context | _figures(found))
+
+
+def _around(org: Org, asked: filters.Filters) -> dict[str, Any]:
+    """What the page shows whether or not the question has an answer."""
+    entry = freshness.overall(org.pk)
+    return {
+        "filters": asked,
+        "ranges": filters.RANGES,
+        "granularities": filters.GRANULARITIES,
+        "measures": [(asked.link(measure=key), name, key) for key, name in filters.MEASURES.items()],
+        "groups": [(asked.link(group=key), name, key) for key, name in filters.GROUPS.items()],
+        "span": display.span_text(asked.window, asked),
+        "zone": display.zone_text(asked),
+        "freshness": display.freshness_note(entry, asked),
+        "is_new": entry.last_event_at is None,
+        "last_event": moment_text(entry.last_event_at, asked.zone) if entry.last_event_at else "",
     }
-    return render(request, "usage/usage.html", context, status=400 if filters.errors else 200)
+
+
+def _figures(found: overview.Overview) -> dict[str, Any]:
+    asked = found.filters
+    links = {
+        "models": _by_name(found.names),
+        "model_name": found.name_of(asked.model),
+        "clear_model": asked.link(model=None),
+    }
+    if not found.points:
+        return links | {"first_event": first_event(found.org, "YOUR_API_KEY"), "month_link": asked.link(range="30d")}
+    chart, colours, is_coarser = display.chart(found)
+    return links | {
+        "has_figures": True,
+        "totals": display.totals(found, overview.read_before(found.org, asked)),
+        "unpriced": display.unpriced_notes(found),
+        "span_before": display.span_text(asked.window_before, asked),
+        "csv_link": reverse("usage-csv", args=[found.org.slug]) + asked.link(),
+        "chart": chart,
+        "chart_height": HEIGHT,
+        "chart_is_coarser": is_coarser,
+        "unit": display.UNITS[asked.measure],
+        "columns": display.model_columns(asked),
+        "rows": display.model_rows(found, colours),
+        "table": display.series_table(found),
+    }
+
+
+def _by_name(names: dict[uuid.UUID, str]) -> list[tuple[uuid.UUID, str]]:
+    return sorted(names.items(), key=lambda item: item[1].casefold())
+
+
+def _refused(request: HttpRequest, org: Org, context: dict[str, Any], errors: Mapping[str, str]) -> HttpResponse:
+    """The form again, with what is wrong beside it."""
+    names = {"start": "The start", "end": "The end", "model": "The model"}
+    said = [f"{names.get(field, field.capitalize())} {message}." for field, message in errors.items()]
+    models = _by_name(overview.names_of(overview.models_of(org)))
+    return render(request, "usage/usage.html", context | {"models": models, "errors": said}, status=400)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -115,10 +116,10 @@ def collect_window(
     collect(cursor, Window(window.start - DAY, window.end + DAY), condition, {"org_id": org_id}, zones)
 
 
-def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[object]]:
+def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[Any]]:
     """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days."""
     is_hourly = rollup is HOURLY
-    bounds: list[object] = [window.start, window.end] if is_hourly else [window.start.date(), window.end.date()]
+    bounds: list[Any] = [window.start, window.end] if is_hourly else [window.start.date(), window.end.date()]
     condition = f"{rollup.bucket} >= %s AND {rollup.bucket} < %s"
     if not is_hourly:
         condition += " AND time_zone <> 'UTC'" if rollup is DAILY_LOCAL else " AND time_zone = 'UTC'"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db import connection
@@ -154,11 +155,11 @@ def _check_horizons(question: Question) -> None:
                 )
 
 
-def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.Composed, dict[str, object]]:
+def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.Composed, dict[str, Any]]:
     """Rows of (bucket_start or NULL, day or NULL, model, measures…)."""
     columns = sql.SQL(", ".join((*MEASURES, *HISTOGRAM) if histograms else MEASURES))
     model = sql.SQL("" if question.model_id is None else " AND model_id = %(model)s")
-    parameters: dict[str, object] = {"org": question.org_id, "model": question.model_id, "zone": question.zone.key}
+    parameters: dict[str, Any] = {"org": question.org_id, "model": question.model_id, "zone": question.zone.key}
 
     def bound(value: object) -> sql.Placeholder:
         name = f"p{len(parameters)}"

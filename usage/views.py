@@ -23,7 +23,8 @@ SERIES_PARAMETERS = [
     OpenApiParameter("modelId", OpenApiTypes.UUID),
     OpenApiParameter("timeZone", enum=["UTC", "org"], default="UTC", description="Whose days are meant."),
 ]
-_FIGURES: dict[str, serializers.Field[Any, Any, Any, Any]] = {
+Fields = dict[str, serializers.Field[Any, Any, Any, Any]]
+_FIGURES: Fields = {
     "invocations": serializers.IntegerField(),
     "inputTokens": serializers.IntegerField(help_text="Cached ones included."),
     "outputTokens": serializers.IntegerField(),
@@ -31,14 +32,14 @@ _FIGURES: dict[str, serializers.Field[Any, Any, Any, Any]] = {
     "costEstimate": serializers.CharField(help_text="Exact cents, four decimals."),
     "unpricedInvocations": serializers.IntegerField(help_text="Invocations without a known cost; not in the cost."),
 }
-_FRESHNESS = {
+_FRESHNESS: Fields = {
     "modelId": serializers.UUIDField(allow_null=True),
     "lastEventAt": serializers.DateTimeField(allow_null=True),
     "lastRollupAt": serializers.DateTimeField(allow_null=True),
     "lagSeconds": serializers.IntegerField(allow_null=True),
     "status": serializers.ChoiceField(choices=list(freshness.Status)),
 }
-_POINT = {"bucketStart": serializers.DateTimeField(), "modelId": serializers.UUIDField(), **_FIGURES}
+_POINT: Fields = {"bucketStart": serializers.DateTimeField(), "modelId": serializers.UUIDField(), **_FIGURES}
 
 
 class UsageView(APIView):

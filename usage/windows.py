@@ -159,3 +159,17 @@ def _split_at_hours(window: Window) -> Iterator[Window]:
 def _by_hour(window: Window) -> Iterator[Piece]:
     for part in _split_at_hours(window):
         yield Piece(floor_hour(part.start), part)
+
+
+def shift_days(moment: datetime, days: int, zone: ZoneInfo) -> datetime:
+    """The same time of day in a zone, some days later or earlier."""
+    return (utc(moment).astimezone(zone) + days * DAY).astimezone(UTC)
+
+
+def buckets(window: Window, granularity: Granularity, zone: ZoneInfo) -> Iterator[Window]:
+    """Every bucket that a window touches, whole, whether or not anything happened in it."""
+    if granularity is Granularity.DAY:
+        for day in window.days(zone):
+            yield Window(midnight(day, zone), midnight(day + DAY, zone))
+    elif window:
+        yield from Window(floor_hour(window.start), ceil_hour(window.end)).pieces(HOUR)
