@@ -1,3 +1,5 @@
+import gc
+
 from django.apps import AppConfig, apps
 from django.contrib.admin.apps import AdminConfig
 from django.db.models.signals import post_migrate
@@ -10,6 +12,10 @@ class AnalyticsSiteConfig(AppConfig):
         # celery: tasks that are sent find their broker. checks and logs register themselves.
         from . import celery, checks, logs, schedule  # noqa: F401
 
+        # What is loaded by now stays: collections need not look at it again. A batch makes objects by the ten thousand,
+        # and keeps them until it is written; looking for cycles among them every 700 took a tenth of its time.
+        gc.freeze()
+        gc.set_threshold(50_000, 10, 10)
         # After the tables of django-celery-beat are there.
         post_migrate.connect(schedule.install, sender=apps.get_app_config("django_celery_beat"))
 

@@ -76,7 +76,7 @@ def attach(checkout: Path, timeout: float = 120.0) -> Servers:
     return _user.site.servers
 
 
-def detach(timeout: float = 30.0) -> None:
+def detach(timeout: float = 2 * STOP_TIMEOUT) -> None:
     """Leave the users; where this process was the last, return only once servers and keeper have stopped."""
     global _user
     if _user is None:

@@ -156,7 +156,8 @@ class Ledger(models.Model):
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     current = models.SmallIntegerField(default=0)
-    rotated_at = models.DateTimeField()
+    rotated_at = models.DateTimeField(help_text="When the current table of claims began.")
+    previous_since = models.DateTimeField(help_text="When the one before began: events stored earlier have no claim.")
 
     class Meta:
         db_table = "ingestion_ledger"
@@ -164,3 +165,7 @@ class Ledger(models.Model):
 
     def __str__(self) -> str:
         return f"claims {self.current} since {self.rotated_at}"
+
+    def claim_tables(self, tables: tuple[str, str]) -> tuple[str, str]:
+        """The current one of the two tables, and the one before."""
+        return tables[self.current], tables[1 - self.current]

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from .models import Door, QuarantinedMessage
-from .schema import read_message, split
+from .schema import Invalid, UsageEvent, read_message, split
 from .writing import Delivery, store
 
 
@@ -25,9 +25,8 @@ class Tally:
 def replay(messages: Iterable[bytes], door: Door) -> Tally:
     """Store messages in batches of `INGESTION_BATCH_SIZE`. A message that is in quarantine already is a duplicate."""
     tally = Tally()
-    for chunk in _chunks(messages, settings.INGESTION_BATCH_SIZE):
-        now = timezone.now()
-        events, invalid = split([item for message in chunk for item in read_message(message, now)])
+    for read in map(_read, _chunks(messages, settings.INGESTION_BATCH_SIZE)):
+        events, invalid = split(read)
         payloads = {item.payload for item in invalid}
         known = set(
             map(bytes, QuarantinedMessage.objects.filter(payload__in=payloads).values_list("payload", flat=True))
@@ -42,6 +41,11 @@ def replay(messages: Iterable[bytes], door: Door) -> Tally:
         tally.duplicates += batch.duplicates
         tally.quarantined += batch.quarantined
     return tally
+
+
+def _read(messages: list[bytes]) -> list[UsageEvent | Invalid]:
+    now = timezone.now()
+    return [item for message in messages for item in read_message(message, now)]
 
 
 def _chunks(items: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

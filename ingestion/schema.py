@@ -113,22 +113,17 @@ class NotJSON(ValueError):
     """The body is no JSON at all, or no array where one is needed."""
 
 
-def cost_in_ten_thousandths(cost: Decimal | int) -> int:
-    """Cents with up to four decimals as an integer of 1/10,000 cents; `Inexact` where there are more."""
-    if isinstance(cost, int):
-        return cost * 10_000
-    return int(_EXACT.quantize(cost, _FOUR_DECIMALS).scaleb(4))
-
-
 def metadata_bytes(metadata: dict[str, str]) -> bytes:
     return msgspec.json.encode(metadata)
 
 
 def _is_cost(cost: Any) -> bool:
-    if type(cost) not in (int, Decimal) or not 0 <= cost <= MAX_COST_CENTS:
+    if type(cost) is int:
+        return 0 <= cost <= MAX_COST_CENTS
+    if type(cost) is not Decimal or not 0 <= cost <= MAX_COST_CENTS:
         return False
     try:
-        cost_in_ten_thousandths(cost)
+        _EXACT.quantize(cost, _FOUR_DECIMALS)
     except (Inexact, InvalidOperation):
         return False
     return True
@@ -142,18 +137,29 @@ def _is_metadata(metadata: dict[str, str]) -> bool:
     )
 
 
-def _faults(event: UsageEvent, now: datetime) -> list[Fault]:
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """The times that an event may bear."""
+
+    earliest: datetime
+    latest: datetime
+
+    @classmethod
+    def at(cls, now: datetime) -> "_Clock":
+        return cls(now - MAX_EVENT_AGE, now + MAX_CLOCK_SKEW)
+
+
+def _faults(event: UsageEvent, clock: _Clock) -> list[Fault]:
     """The rules that types can't tell. Runs for every event: the common case is a row of comparisons."""
     found: list[Fault] = []
-    if event.occurred_at > now + MAX_CLOCK_SKEW:
+    if event.occurred_at > clock.latest:
         minutes = MAX_CLOCK_SKEW.seconds // 60
         found.append(Fault("occurredAt", f"must lie at most {minutes} minutes ahead of the server's clock"))
-    elif event.occurred_at < now - MAX_EVENT_AGE:
+    elif event.occurred_at < clock.earliest:
         found.append(Fault("occurredAt", f"must lie at most {MAX_EVENT_AGE.days:,} days back"))
     if event.status == "success" and event.error_code is not None:
         found.append(Fault("errorCode", "must be absent or null where status is success"))
-    cached = (event.cached_input_tokens or 0) + (event.cache_creation_input_tokens or 0)
-    if cached > event.input_tokens:
+    if (event.cached_input_tokens or 0) + (event.cache_creation_input_tokens or 0) > event.input_tokens:
         for name in ("cachedInputTokens", "cacheCreationInputTokens"):
             found.append(Fault(name, "must together be at most inputTokens"))
     if event.client_id is not None and "\0" in event.client_id:
@@ -198,7 +204,7 @@ def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) ->
             faults.append(Fault(field.encode_name, RULES[name]))
     if not faults:
         event = UsageEvent(**values)
-        faults = _faults(event, now)
+        faults = _faults(event, _Clock.at(now))
         if not faults:
             return event
     event_id = given.get("event_id")
@@ -207,13 +213,14 @@ def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) ->
 
 def read_array(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
     """A JSON array of events, in its order. Raises `NotJSON` where it is none."""
+    clock = _Clock.at(now)
     for decoder in _ARRAYS:
         try:
             events = decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        if not any(_faults(event, now) for event in events):
-            return list(events)
+        if not any(_faults(event, clock) for event in events):
+            return events
     try:
         if not isinstance(_ANYTHING.decode(body), list):
             raise NotJSON("must be a JSON array of events")

@@ -20,7 +20,7 @@ def raw_tables(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("transactional_db")
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE usage_events, {', '.join(CLAIMS)}")
-        Ledger.objects.get_or_create(defaults={"rotated_at": timezone.now()})
+        Ledger.objects.get_or_create(defaults={"rotated_at": timezone.now(), "previous_since": timezone.now()})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import uuid
 
 import django.contrib.postgres.fields
+import django.contrib.postgres.indexes
 import django.db.models.deletion
 from django.db import migrations, models
 
@@ -150,7 +151,11 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.SmallIntegerField(default=1, primary_key=True, serialize=False)),
                 ("current", models.SmallIntegerField(default=0)),
-                ("rotated_at", models.DateTimeField()),
+                ("rotated_at", models.DateTimeField(help_text="When the current table of claims began.")),
+                (
+                    "previous_since",
+                    models.DateTimeField(help_text="When the one before began: events stored earlier have no claim."),
+                ),
             ],
             options={
                 "db_table": "ingestion_ledger",
@@ -193,7 +198,8 @@ class Migration(migrations.Migration):
                 "db_table": "ingestion_quarantine",
                 "ordering": ("-id",),
                 "indexes": [
-                    models.Index(condition=models.Q(("state", "waiting")), fields=["-id"], name="quarantine_waiting")
+                    models.Index(condition=models.Q(("state", "waiting")), fields=["-id"], name="quarantine_waiting"),
+                    django.contrib.postgres.indexes.HashIndex(fields=["payload"], name="quarantine_by_payload"),
                 ],
             },
         ),

@@ -38,7 +38,7 @@ CREATE TABLE ingestion_claims_0 (
     PRIMARY KEY (org_id, event_id)
 );
 CREATE TABLE ingestion_claims_1 (LIKE ingestion_claims_0 INCLUDING ALL);
-INSERT INTO ingestion_ledger (id, current, rotated_at) VALUES (1, 0, now());
+INSERT INTO ingestion_ledger (id, current, rotated_at, previous_since) VALUES (1, 0, now(), now());
 """
 
 

@@ -158,7 +158,7 @@ def temporary(path: Path) -> Iterator[Checkout]:
         yield checkout
         for user in checkout.users:
             user.kill()
-        eventually(lambda: not checkout.running())
+        eventually(lambda: not checkout.running(), embedded.STOP_TIMEOUT + 10)  # a checkpoint beside other tests' load
     finally:
         for user in checkout.users:
             user.kill()

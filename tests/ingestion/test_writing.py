@@ -1,5 +1,6 @@
 """The write path: batches, identity, conflicts, late events."""
 
+import json
 import uuid
 from datetime import timedelta
 from decimal import Decimal
@@ -7,18 +8,18 @@ from decimal import Decimal
 import pytest
 from django.db import connection
 from django.utils import timezone
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingestion import dedupe, storage
 from ingestion.models import Batch, Conflict, Door, Status, UsageEvent
+from ingestion.schema import Invalid, read_message
 from ingestion.schema import UsageEvent as Event
-from ingestion.schema import cost_in_ten_thousandths
 from ingestion.writing import Delivery, store
 from orgs.limits import LEDGER_ROTATION
 from orgs.models import ModelPrice
 
-from ..factories import NOON, ingest, make_event, make_model, make_org
+from ..factories import NOON, as_json, ingest, make_event, make_model, make_org
 
 pytestmark = pytest.mark.django_db
 
@@ -82,7 +83,10 @@ def test_a_claim_lasts_one_rotation_and_the_event_itself_longer() -> None:
     assert dedupe.rotate(force=True)
     assert ingest([moved]).accepted == 0
     assert dedupe.rotate(force=True)
-    assert ingest([first]).accepted == 0, "the primary key still knows it"
+    again = make_event(first.org_id, event_id=first.event_id, latency_ms=7)
+    batch = ingest([first, again])
+    assert (batch.accepted, batch.duplicates, batch.conflicts) == (0, 2, 1), "the stored event is still known"
+    assert UsageEvent.objects.get().latency_ms == first.latency_ms
 
 
 def test_the_ledger_is_not_rotated_before_its_time() -> None:
@@ -144,6 +148,18 @@ def test_a_batch_of_rejects_alone_is_a_batch() -> None:
     assert (batch.received, batch.accepted, batch.first_occurred_at) == (2, 0, None)
 
 
-@given(st.decimals(0, 10**9, places=4))
-def test_costs_are_exact(cost: Decimal) -> None:
-    assert Decimal(cost_in_ten_thousandths(cost)) / 10_000 == cost
+@given(st.lists(st.one_of(st.decimals(0, 10**9, places=4), st.integers(0, 10**9)), min_size=1, max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_costs_are_stored_to_the_last_ten_thousandth(costs: list[Decimal | int]) -> None:
+    batch = ingest([make_event(cost_estimate_cents=cost) for cost in costs])
+    stored = UsageEvent.objects.filter(batch_id=batch.pk).values_list("cost_estimate_cents", flat=True)
+    assert sorted(stored) == sorted(costs)
+
+
+@pytest.mark.parametrize("cost", ["0.00001", "1000000000.0001", "-0.0001", "1e-400", "1e400", "NaN"])
+def test_costs_that_do_not_fit_are_refused(cost: str) -> None:
+    event = make_event(cost_estimate_cents=None)
+    document = json.dumps(as_json(event)).replace('"costEstimateCents": null', f'"costEstimateCents": {cost}')
+    (read,) = read_message(document.encode(), timezone.now())
+    assert isinstance(read, Invalid)
+    assert Batch.objects.count() == 0
