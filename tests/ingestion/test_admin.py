@@ -182,7 +182,8 @@ def test_no_list_of_batches_counts_or_sorts_or_reads_the_whole_table(
         assert "LIMIT" in sql or "COUNT" not in sql, sql
         if not sql.startswith("SELECT COUNT"):  # a count may read the first rows in any order: it stops
             assert "Seq Scan" not in shown, f"{sql}\n{shown}"
-            assert "Sort" not in shown, f"{sql}\n{shown}"
+            # The few rows with trouble may be sorted; the planner's sample decides.
+            assert "Sort" not in shown or "batches_with_trouble" in shown, f"{sql}\n{shown}"
 
 
 def test_a_list_says_more_instead_of_counting(boss: Client) -> None:
