@@ -20,7 +20,9 @@ run: export LOG_FORMAT ?= text
 run: export DEBUG ?= 1
 run: .venv/embedded
 	@$(BIN)/python manage.py migrate
-	@$(BIN)/python manage.py runserver $${HTTP_PORT:-8084}
+	@trap 'kill $$(jobs -p) 2>/dev/null; wait' EXIT; \
+		$(BIN)/celery -A analytics_site worker -B -c 1 & \
+		$(BIN)/python manage.py runserver $${HTTP_PORT:-8084}
 
 test: .venv/dev
 	@$(BIN)/pytest $(ARGS)

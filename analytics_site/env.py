@@ -66,11 +66,10 @@ class Environment:
 
 
 def is_postgres_url(text: str) -> bool:
-    if urlsplit(text).scheme not in {"postgres", "postgresql"}:
-        return False
     try:
-        return bool(conninfo_to_dict(text).get("dbname"))
-    except psycopg.ProgrammingError:
+        is_postgres = urlsplit(text).scheme in {"postgres", "postgresql"}
+        return is_postgres and bool(conninfo_to_dict(text).get("dbname"))
+    except (ValueError, psycopg.ProgrammingError):
         return False
 
 

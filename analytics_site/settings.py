@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 from csp.constants import NONE, SELF
@@ -46,13 +46,13 @@ def _broker_url(url: str) -> str:
     if parts.scheme != "unix":
         return url
     query = urlencode([("virtual_host" if name == "db" else name, value) for name, value in parse_qsl(parts.query)])
-    return urlunsplit(("redis+socket", "", parts.path, query, ""))
+    return f"redis+socket://{parts.path}" + (f"?{query}" if query else "")
 
 
 BROKER_URL = ENVIRONMENT.url(
     "BROKER_URL",
     "redis://… or amqp://user:password@host:port/vhost; REDIS_URL where it is not set",
-    has_scheme("redis", "rediss", "unix", "amqp", "amqps"),
+    has_scheme("redis", "rediss", "amqp", "amqps"),  # no unix: Celery reads the variable itself, and knows none
     REDIS_URL,
 )
 
@@ -204,7 +204,7 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 SESSION_COOKIE_AGE = 14 * 24 * 3600
-# The session's engine is the database: people stay signed in with the cache down.
+SESSION_ENGINE = "orgs.sessions"  # the database: people stay signed in with the cache down
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
@@ -321,7 +321,10 @@ LOGGING = {
         # Said by the request log already, with the request's id.
         "django.request": {"level": "CRITICAL"},
         "django.server": {"level": "WARNING"},
+        # A task runs every two seconds; what it did, it says itself.
         "celery.app.trace": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
+        "django_structlog.celery.receivers": {"level": "WARNING"},
         "celery.beat": {"level": "WARNING"},
         "django_celery_beat": {"level": "WARNING"},
     },

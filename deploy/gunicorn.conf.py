@@ -2,9 +2,18 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+# Before a worker starts: the master would start those that wrong settings stop again, for ever.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
+
+from analytics_site.env import stop_if_wrong
+
+stop_if_wrong()
 
 bind = f"0.0.0.0:{os.environ.get('HTTP_PORT', '8084')}"
 worker_class = "gthread"

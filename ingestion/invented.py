@@ -8,6 +8,8 @@ import uuid
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 
+from orgs.limits import MAX_LATENCY_MS
+
 NAMESPACE = uuid.UUID("6b1c4f0e-8d5a-5d0b-9f57-6f0a3a8f2c11")
 _FOUR_DECIMALS = Decimal("0.0001")
 
@@ -62,5 +64,5 @@ def outcome_of(throw: bytes) -> tuple[str, str | None]:
 
 
 def latency_ms(input_tokens: int, output_tokens: int) -> int:
-    """200 ms, 25 ms an output token, 1 ms for 20 input tokens."""
-    return 200 + 25 * output_tokens + input_tokens // 20
+    """200 ms, 25 ms an output token, 1 ms for 20 input tokens; at most what an event may have."""
+    return min(200 + 25 * output_tokens + input_tokens // 20, MAX_LATENCY_MS)

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from orgs.limits import MAX_TOKENS
+
 from .invented import NAMESPACE, ORGS, dice, latency_ms, model_of, org_index, outcome_of
 
 HEADER = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
@@ -52,15 +54,13 @@ class Trace:
 
     def messages(self) -> Iterator[bytes]:
         """One JSON event a row, in the file's order."""
-        if self.span is None:
-            return
-        target_day = self.span[1].date()
-        last = max(moment for _, row in self._rows() if (moment := _moment(row[0])) is not None)
-        shift = self._shift(last)
+        last = max((moment for _, row in self._rows() if (moment := _moment(row[0])) is not None), default=None)
+        # Without any time there is nothing to move; its rows are told as what they are all the same.
+        shift, target_day = (timedelta(), None) if last is None else (self._shift(last), self.last_day or last.date())
         for number, row in self._rows():
             yield msgspec.json.encode(self._event(number, row, target_day, shift))
 
-    def _event(self, number: int, row: list[str], target_day: date, shift: timedelta) -> dict[str, Any]:
+    def _event(self, number: int, row: list[str], target_day: date | None, shift: timedelta) -> dict[str, Any]:
         line = ",".join(row)
         throw = dice(f"{number}/{line}")
         model = model_of(throw)
@@ -108,6 +108,8 @@ def _moment(text: str) -> datetime | None:
 def _count(text: str) -> int | str:
     """A token count; what is none stays as it stands, for quarantine to say so."""
     try:
-        return int(text)
+        count = int(text)
     except ValueError:
         return text
+    # Nothing is made of one that no event may have: JSON and Decimal end where int goes on.
+    return count if 0 <= count <= MAX_TOKENS else text

@@ -61,6 +61,8 @@ class ReliabilityView(APIView):
         """Error rate, counts per status and latency percentiles by bucket and model."""
         question = read_question(request, self.org)
         highlighted = request.query_params.get("percentile")
+        if len(request.query_params.getlist("percentile")) > 1:
+            raise ValidationError({"percentile": "is given more than once"})
         if highlighted and highlighted not in PERCENTILES:
             raise ValidationError({"percentile": "must be p50, p95 or p99"})
         try:

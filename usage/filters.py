@@ -8,10 +8,12 @@ from functools import cached_property
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
+from .retention import LONGEST
 from .series import Question
 from .windows import (
     DAY,
     HOUR,
+    LAST_YEAR,
     UTC_ZONE,
     Granularity,
     Window,
@@ -36,9 +38,7 @@ GROUPS = {"model": "Per model", "none": "All models together"}
 # What the table of models can be sorted by; a minus before it means largest first.
 SORTS = ("model", "share", "spend", "rate", "invocations", "input", "output", "errors")
 HOURLY_UP_TO = timedelta(days=3)  # automatic granularity: hours up to here, days beyond
-LONGEST = timedelta(days=800)  # more than the 25 months that are kept; bounds the buckets of a page
 _FOREVER = datetime.max.replace(tzinfo=UTC)
-LAST_YEAR = 9000  # keeps steps of days within what a datetime can hold
 
 
 class _Wrong(ValueError):

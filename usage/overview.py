@@ -9,24 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
-from operator import attrgetter
 
 from orgs.models import Org, ServedModel
 
-from .aggregation import MEASURES
 from .filters import Filters
 from .models import Freshness
 from .series import Figures, Point, Unanswerable, points, total
 from .windows import Window, buckets
-
-_GETTERS = {name: attrgetter(name) for name in MEASURES}
-
-
-def summed(items: list[Point]) -> Figures:
-    """`total`, a measure at a time: several times as fast on the thousands of points of a page."""
-    sums = Figures(**{name: sum(map(get, items)) for name, get in _GETTERS.items()})
-    sums.cost_cents = Decimal(sums.cost_cents)
-    return sums
 
 
 @dataclass(frozen=True)
@@ -66,7 +55,7 @@ class Overview:
 
     @cached_property
     def total(self) -> Figures:
-        return total(model.figures for model in self.models)
+        return total([model.figures for model in self.models])
 
     @cached_property
     def models(self) -> list[ModelFigures]:
@@ -74,7 +63,7 @@ class Overview:
         by_model: dict[uuid.UUID, list[Point]] = {}
         for point in self.points:
             by_model.setdefault(point.model_id, []).append(point)
-        return [ModelFigures(model, self.name_of(model), summed(found)) for model, found in by_model.items()]
+        return [ModelFigures(model, self.name_of(model), total(found)) for model, found in by_model.items()]
 
     @cached_property
     def buckets(self) -> list[Window]:
@@ -89,7 +78,7 @@ class Overview:
         by_bucket: dict[datetime, list[Point]] = {}
         for point in self.points:
             by_bucket.setdefault(point.bucket_start, []).append(point)
-        return [Row(start, None, summed(found)) for start, found in by_bucket.items()]
+        return [Row(start, None, total(found)) for start, found in by_bucket.items()]
 
     def name_of(self, model_id: uuid.UUID | None) -> str:
         return "All models" if model_id is None else self.names[model_id]
@@ -105,7 +94,7 @@ def read(org: Org, filters: Filters) -> Overview:
 def read_before(org: Org, filters: Filters) -> Figures | None:
     """The totals of the period before; None where they are no longer kept."""
     try:
-        return summed(points(filters.question_before(org.pk)))
+        return total(points(filters.question_before(org.pk)))
     except Unanswerable:
         return None
 

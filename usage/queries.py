@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from orgs.models import Org
 
 from .series import Question, Unanswerable, zone_of
-from .windows import UTC_ZONE, Granularity, Window
+from .windows import LAST_YEAR, UTC_ZONE, Granularity, Window, utc
 
 
 class Wrong(ValueError):
@@ -26,6 +26,12 @@ def _moment(text: str) -> datetime:
         raise Wrong("must be an RFC 3339 date-time with an offset, such as 2026-01-31T00:00:00Z") from error
     if moment.tzinfo is None:
         raise Wrong("must have an offset, such as Z")
+    try:
+        moment = utc(moment)
+    except OverflowError as error:
+        raise Wrong("lies outside of the years 1 to 9999 in UTC") from error
+    if moment.year > LAST_YEAR:
+        raise Wrong("lies too far ahead")
     return moment
 
 

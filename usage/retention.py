@@ -7,6 +7,7 @@ from .windows import local_day, midnight
 
 HOURLY_KEPT_DAYS = 90
 DAILY_KEPT_MONTHS = 25  # two years and the month that is under way
+LONGEST = timedelta(days=800)  # of a range: more than the 25 months that are kept; bounds the days that are planned
 
 
 def hourly_horizon(now: datetime) -> datetime:

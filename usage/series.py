@@ -5,13 +5,15 @@ and, under an hour each, raw fragments by the primary key of the events. Nothing
 """
 
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from datetime import date, datetime
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from operator import attrgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 from django.db import connection
 from django.utils import timezone
 from psycopg import sql
@@ -22,8 +24,10 @@ from orgs.models import Org
 from .aggregation import HISTOGRAM, MEASURES, ROLLED_UP, summed
 from .histogram import BUCKET_SQL, Histogram, merge
 from .models import ZoneInForce
-from .retention import daily_horizon, hourly_horizon
-from .windows import DAY, UTC_ZONE, Granularity, Piece, Plan, Window, midnight, plan
+from .retention import LONGEST, daily_horizon, hourly_horizon
+from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Unanswerable(ValueError):
@@ -34,8 +38,7 @@ class Unanswerable(ValueError):
         self.field = field
 
 
-@dataclass(slots=True)
-class Figures:
+class Figures(msgspec.Struct):
     """Sums over some events. `cost_cents` is exact and leaves unpriced invocations out."""
 
     invocations: int = 0
@@ -48,10 +51,6 @@ class Figures:
     cache_creation_input_tokens: int = 0
     cost_cents: Decimal = Decimal("0.0000")
     unpriced_invocations: int = 0
-
-    def add(self, other: "Figures") -> None:
-        for name in MEASURES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property
     def failures(self) -> int:
@@ -69,16 +68,23 @@ class Figures:
         return f"{self.cost_cents:.4f}"
 
 
-assert [f.name for f in fields(Figures)] == list(MEASURES)
+assert Figures.__struct_fields__ == tuple(MEASURES)
+_GETTERS = {name: attrgetter(name) for name in MEASURES}
 
 
-@dataclass(slots=True)
 class Point(Figures):
     """The figures of one bucket and model, as far as the window covers the bucket. `histogram` where it was asked for."""
 
-    bucket_start: datetime = field(kw_only=True)
-    model_id: uuid.UUID = field(kw_only=True)
-    histogram: Histogram = field(kw_only=True, default=((), ()))
+    bucket_start: datetime = _EPOCH
+    model_id: uuid.UUID = uuid.UUID(int=0)
+    histogram: Histogram = ((), ())
+
+
+def total(items: Collection[Figures]) -> Figures:
+    """The sum of figures, exactly; a measure at a time, which is several times as fast as point by point."""
+    sums = Figures(**{name: sum(map(get, items)) for name, get in _GETTERS.items()})
+    sums.cost_cents = Decimal(sums.cost_cents)
+    return sums
 
 
 @dataclass(frozen=True)
@@ -111,28 +117,43 @@ def points(question: Question, *, histograms: bool = False) -> list[Point]:
             "start",
             f"has more than {MAX_SERIES_POINTS:,} points up to end: ask for a shorter range, granularity=day or one modelId",
         )
-    found: dict[tuple[datetime, uuid.UUID], Point] = {}
-    midnights: dict[date, datetime] = {}
+    return _points(rows, question, histograms)
+
+
+def _points(rows: Iterable[tuple[Any, ...]], question: Question, histograms: bool) -> list[Point]:
+    """Rows of (bucket, model, measures…, histogram) as points, ordered; a bucket that the window cuts comes in parts."""
     count = len(MEASURES)
-    for bucket_start, day, model_id, *values in rows:
-        if day is not None and day not in midnights:
-            midnights[day] = midnight(day, question.zone)
-        bucket = bucket_start or midnights[day]
-        histogram = tuple(values[count:]) if histograms else ((), ())
-        point = Point(*values[:count], bucket_start=bucket, model_id=model_id, histogram=histogram)
-        known = found.setdefault((bucket, model_id), point)
-        if known is not point:  # a bucket that the window cuts comes in parts
-            known.add(point)
-            known.histogram = merge((known.histogram, point.histogram))
-    return sorted(found.values(), key=lambda point: (point.bucket_start, point.model_id.int))
+    parts: dict[tuple[int, uuid.UUID], list[Point]] = {}
+    starts: dict[int, datetime] = {}
+    for bucket, model_id, *values in rows:
+        start = starts.get(bucket)
+        if start is None:
+            start = starts[bucket] = _start_of(bucket, question)
+        # Positions: the measures, then what `Point` adds to them.
+        row = (*values[:count], start, model_id, tuple(values[count:]) if histograms else ((), ()))
+        parts.setdefault((bucket, model_id), []).append(Point(*row))
+    return [
+        found[0] if len(found) == 1 else _joined(found)
+        for _, found in sorted(parts.items(), key=lambda item: (item[0][0], item[0][1].int))
+    ]
 
 
-def total(items: Iterable[Figures]) -> Figures:
-    """The sum of figures, exactly."""
-    result = Figures()
-    for item in items:
-        result.add(item)
-    return result
+def _joined(parts: list[Point]) -> Point:
+    first, sums = parts[0], msgspec.structs.astuple(total(parts))
+    return Point(*(*sums, first.bucket_start, first.model_id, merge([part.histogram for part in parts])))
+
+
+def _bucket_of(start: datetime, question: Question) -> int:
+    """A bucket as a number, as the statement returns it: hours since 1970, or days since then in the zone."""
+    if question.granularity is Granularity.HOUR:
+        return (start - _EPOCH) // HOUR
+    return (local_day(start, question.zone) - _EPOCH.date()).days
+
+
+def _start_of(bucket: int, question: Question) -> datetime:
+    if question.granularity is Granularity.HOUR:
+        return _EPOCH + bucket * HOUR
+    return midnight(_EPOCH.date() + bucket * DAY, question.zone)
 
 
 def _check_horizons(question: Question) -> None:
@@ -143,11 +164,14 @@ def _check_horizons(question: Question) -> None:
         raise Unanswerable("start", f"lies before the hours that are kept: the earliest is {hours:%Y-%m-%dT%H:%M:%SZ}")
     if start < days:
         raise Unanswerable("start", f"lies before the days that are kept: the earliest is {days:%Y-%m-%dT%H:%M:%SZ}")
+    if question.window.end - start > LONGEST:
+        raise Unanswerable("end", f"lies more than {LONGEST.days} days after start: ask for a shorter range")
     for name, moment in (("start", start), ("end", question.window.end)):
-        if question.granularity is Granularity.DAY and moment < hours:
+        if question.granularity is Granularity.DAY:
             day = moment.astimezone(question.zone).date()
             nearest = midnight(day, question.zone)
-            if nearest != moment:
+            # A day that is cut at its end is read from its hours too, and a day of a zone can begin before they do.
+            if nearest != moment and max(start, nearest) < hours:
                 raise Unanswerable(
                     name,
                     "cuts a day whose hours are no longer kept: the nearest bounds are"
@@ -156,8 +180,9 @@ def _check_horizons(question: Question) -> None:
 
 
 def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.Composed, dict[str, Any]]:
-    """Rows of (bucket_start or NULL, day or NULL, model, measures…)."""
+    """Rows of (bucket, model, measures…, histogram)."""
     columns = sql.SQL(", ".join((*MEASURES, *HISTOGRAM) if histograms else MEASURES))
+    sums = sql.SQL(", ".join(summed(name) for name in MEASURES))
     model = sql.SQL("" if question.model_id is None else " AND model_id = %(model)s")
     parameters: dict[str, Any] = {"org": question.org_id, "model": question.model_id, "zone": question.zone.key}
 
@@ -166,49 +191,56 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         parameters[name] = value
         return sql.Placeholder(name)
 
-    def hours(bucket: sql.Composable, window: Window) -> sql.Composable:
+    def hours(window: Window) -> sql.Composable:
         return sql.SQL(
-            "SELECT {bucket}, NULL::date, model_id, {columns} FROM usage_hourly"
+            "SELECT (extract(epoch FROM bucket_start) / 3600)::bigint, model_id, {columns} FROM usage_hourly"
             " WHERE org_id = %(org)s AND bucket_start >= {start} AND bucket_start < {end}{model}"
-        ).format(bucket=bucket, columns=columns, start=bound(window.start), end=bound(window.end), model=model)
-
-    def constant(bucket: datetime) -> sql.Composable:
-        return sql.SQL("{}::timestamptz").format(bound(bucket))
+        ).format(columns=columns, start=bound(window.start), end=bound(window.end), model=model)
 
     def days(first: date, end: date) -> sql.Composable:
         return sql.SQL(
-            "SELECT NULL::timestamptz, day, model_id, {columns} FROM usage_daily"
+            "SELECT day - '1970-01-01'::date, model_id, {columns} FROM usage_daily"
             " WHERE org_id = %(org)s AND time_zone = %(zone)s AND day >= {first} AND day < {end}{model}"
         ).format(columns=columns, first=bound(first), end=bound(end), model=model)
 
-    def fragment(piece: Piece) -> sql.Composable:
+    def hours_of_a_day(piece: Piece) -> sql.Composable:
+        # Histograms are merged in Python.
         return sql.SQL(
-            "SELECT {bucket}, NULL::date, model_id, {sums}{histogram} FROM ("
-            " SELECT model_id, {latency} AS latency_bucket, {measures} FROM usage_events e"
-            " WHERE org_id = %(org)s AND occurred_at >= {start} AND occurred_at < {end}{model} AND {rolled_up}"
-            " GROUP BY 1, 2) f GROUP BY model_id"
+            "SELECT {bucket}::bigint, model_id, {columns} FROM usage_hourly"
+            " WHERE org_id = %(org)s AND bucket_start >= {start} AND bucket_start < {end}{model}{group}"
         ).format(
-            bucket=constant(piece.bucket_start),
-            sums=sql.SQL(", ".join(summed(name) for name in MEASURES)),
-            histogram=sql.SQL(
-                ", array_agg(latency_bucket ORDER BY latency_bucket), array_agg(invocations ORDER BY latency_bucket)"
-                if histograms
-                else ""
-            ),
-            latency=sql.SQL(BUCKET_SQL),
-            measures=sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items())),
+            bucket=bound(_bucket_of(piece.bucket_start, question)),
+            columns=columns if histograms else sums,
             start=bound(piece.window.start),
             end=bound(piece.window.end),
             model=model,
-            rolled_up=sql.SQL(ROLLED_UP),
+            group=sql.SQL("" if histograms else " GROUP BY model_id"),
         )
+
+    def fragment(piece: Piece) -> sql.Composable:
+        measures = sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items()))
+        events = sql.SQL(
+            "FROM usage_events e WHERE org_id = %(org)s AND occurred_at >= {start} AND occurred_at < {end}{model} AND {rolled_up}"
+        ).format(
+            start=bound(piece.window.start), end=bound(piece.window.end), model=model, rolled_up=sql.SQL(ROLLED_UP)
+        )
+        bucket = bound(_bucket_of(piece.bucket_start, question))
+        if not histograms:
+            return sql.SQL("SELECT {bucket}::bigint, model_id, {measures} {events} GROUP BY model_id").format(
+                bucket=bucket, measures=measures, events=events
+            )
+        return sql.SQL(
+            "SELECT {bucket}::bigint, model_id, {sums}, array_agg(latency_bucket ORDER BY latency_bucket),"
+            " array_agg(invocations ORDER BY latency_bucket) FROM ("
+            " SELECT model_id, {latency} AS latency_bucket, {measures} {events} GROUP BY 1, 2) f GROUP BY model_id"
+        ).format(bucket=bucket, sums=sums, latency=sql.SQL(BUCKET_SQL), measures=measures, events=events)
 
     selects: list[sql.Composable] = []
     if parts.first_day is not None and parts.end_day is not None:
         selects.append(days(parts.first_day, parts.end_day))
     elif parts.rows is not None:
-        selects.append(hours(sql.SQL("bucket_start"), parts.rows))
-    selects += [hours(constant(piece.bucket_start), piece.window) for piece in parts.hours]
+        selects.append(hours(parts.rows))
+    selects += [hours_of_a_day(piece) for piece in parts.hours]
     selects += [fragment(piece) for piece in parts.fragments]
     if not selects:  # an empty window
         selects.append(sql.SQL("SELECT 1 WHERE false"))

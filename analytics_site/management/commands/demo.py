@@ -50,7 +50,8 @@ class Command(BaseCommand):
         parser.add_argument("--no-serve", action="store_true", help="stop everything after the totals")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for stop in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first
+            signal.signal(stop, signal.default_int_handler)
         call_command("migrate", verbosity=0)
         source = _source(options["trace"])
         orgs = _register(source)

@@ -29,6 +29,9 @@ class Command(BaseCommand):
         if (start is None) != (end is None):
             self.stderr.write("--start and --end go together")
             sys.exit(2)
+        if start is not None and start >= end:
+            self.stderr.write("--end must be after --start")
+            sys.exit(2)
         findings = verify(Window(start, end) if start else None, timedelta(seconds=options["grace"]))
         for finding in findings:
             self.stdout.write(str(finding))
