@@ -17,6 +17,7 @@ from orgs.limits import MAX_TOKENS
 from .invented import NAMESPACE, ORGS, dice, latency_ms, model_of, org_index, outcome_of
 
 HEADER = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
+_YEARS = range(1970, 2200)  # a time of another year is a slip, and may not move all others with it
 
 
 class NotATrace(ValueError):
@@ -91,7 +92,8 @@ class Trace:
                 if next(reader, None) != HEADER:
                     raise NotATrace(f"{self.path}: the first line must be {','.join(HEADER)}")
                 for number, row in enumerate((row for row in reader if row), start=1):
-                    yield number, [*row, "", "", ""][:3]
+                    # A comma too many belongs to the last cell, which then is no count: better than a wrong one.
+                    yield number, [*row[:2], ",".join(row[2:]), ""][:3] if len(row) > 1 else [*row, "", ""]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise NotATrace(f"{self.path}: {error}") from error
 
@@ -101,6 +103,8 @@ def _moment(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
+        return None
+    if moment.year not in _YEARS:
         return None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 

@@ -100,6 +100,8 @@ def test_rebuild_leaves_what_is_not_rolled_up_to_the_next_rollup(org: Org) -> No
         (("2026-01-01T12:00+02:00", "2026-01-01T10:00Z"), "end must be after start"),
         (("yesterday", "2026-01-01"), "argument start: invalid moment value: 'yesterday'"),
         (("2026-01-01", "2026-02-30"), "argument end: invalid moment value: '2026-02-30'"),
+        (("0001-01-01", "0001-01-02"), "argument start: invalid moment value: '0001-01-01'"),
+        (("2026-01-01", "9999-12-31"), "argument end: invalid moment value: '9999-12-31'"),
         (("2026-01-01",), "the following arguments are required: end"),
         (("2026-01-01", "2026-01-02", "--org", "acme"), "argument --org: invalid UUID value: 'acme'"),
     ],

@@ -116,27 +116,30 @@ class Story:
     steps: tuple[Step, ...]
 
 
-def moments(now: datetime) -> st.SearchStrategy[datetime]:
-    """Times that lie on an edge of something, a little beside it, or anywhere near."""
-    edges = [
-        datetime(day.year, day.month, day.day, hour, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+def moments(now: datetime, zones: Sequence[str]) -> st.SearchStrategy[datetime]:
+    """Times that lie on an edge of a day of these zones, a little beside it, or anywhere near."""
+    midnights = [
+        (day + after).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
         for day in DAYS[now]
-        for zone in ZONES
-        for hour in (0, 1, 2, 3)
+        for zone in {"UTC": None, **dict.fromkeys(zones)}
+        for after in (timedelta(), DAY)
     ]
-    near = st.sampled_from([-MOMENT, timedelta(), timedelta(), MOMENT, timedelta(minutes=29, seconds=59)])
+    beside = st.sampled_from([timedelta(), -MOMENT, MOMENT, timedelta(minutes=30), timedelta(minutes=59, seconds=59)])
+    near = beside | beside | st.timedeltas(timedelta(), timedelta(hours=1))
+    hours = st.just(0) | st.integers(-3, 5)
     return st.builds(
         lambda edge, beside, hours: min(edge + beside + timedelta(hours=hours), now),
-        st.sampled_from(edges),
-        near | st.timedeltas(timedelta(), timedelta(hours=1)),
-        st.integers(-3, 5) | st.just(0),
+        st.sampled_from(midnights),
+        near,
+        hours,
     )
 
 
-def windows(now: datetime) -> st.SearchStrategy[Window]:
-    """Windows that begin and end anywhere, in the middle of hours and days, too; a few last hours or minutes."""
-    short = st.builds(lambda start, length: Window(start, start + length), moments(now), st.timedeltas(MOMENT, 2 * DAY))
-    pairs = st.tuples(moments(now), moments(now)).filter(lambda pair: pair[0] != pair[1])
+def windows(now: datetime, zones: Sequence[str], calls: Sequence[Call]) -> st.SearchStrategy[Window]:
+    """Windows that begin and end anywhere: in the middle of hours and days, and at the very moment of a call."""
+    edges = moments(now, zones) | st.sampled_from([call.moment for call in calls])
+    short = st.builds(lambda start, length: Window(start, start + length), edges, st.timedeltas(MOMENT, 2 * DAY))
+    pairs = st.tuples(edges, edges).filter(lambda pair: pair[0] != pair[1])
     return short | pairs.map(lambda pair: Window(min(pair), max(pair)))
 
 
@@ -149,7 +152,7 @@ def costs() -> st.SearchStrategy[Decimal | None]:
 
 
 @st.composite
-def all_calls(draw: st.DrawFn, now: datetime, orgs: int) -> tuple[Call, ...]:
+def all_calls(draw: st.DrawFn, now: datetime, zones: Sequence[str]) -> tuple[Call, ...]:
     tokens = st.integers(0, 2_000) | st.sampled_from([0, 2**31 - 1])
     count = draw(st.integers(1, 24))
     found = []
@@ -158,9 +161,9 @@ def all_calls(draw: st.DrawFn, now: datetime, orgs: int) -> tuple[Call, ...]:
         found.append(
             Call(
                 number=number,
-                org=draw(st.integers(0, orgs - 1)),
+                org=draw(st.integers(0, len(zones) - 1)),
                 model=draw(st.sampled_from(MODELS)),
-                moment=draw(moments(now)),
+                moment=draw(moments(now, zones)),
                 latency_ms=draw(st.sampled_from([0, 1, 2, 86_400_000]) | st.integers(0, 5_000)),
                 status=draw(st.sampled_from(STATUSES)),
                 input_tokens=inputs,
@@ -176,7 +179,7 @@ def all_calls(draw: st.DrawFn, now: datetime, orgs: int) -> tuple[Call, ...]:
 def stories(draw: st.DrawFn) -> Story:
     now = draw(st.sampled_from([SPRING, AUTUMN]))
     zones = tuple(draw(st.lists(st.sampled_from(ZONES), min_size=1, max_size=3)))
-    calls = draw(all_calls(now, len(zones)))
+    calls = draw(all_calls(now, zones))
     some = st.lists(st.integers(0, len(calls) - 1), min_size=1, max_size=20).map(tuple)
     orgs = st.integers(0, len(zones) - 1)
     delivery = st.builds(Step, st.just("deliver"), calls=some, changed=st.booleans())
@@ -185,7 +188,7 @@ def stories(draw: st.DrawFn) -> Story:
         delivery,
         st.just(Step("roll_up")),
         st.builds(Step, st.just("roll_up_some"), limit=st.integers(1, 12)),
-        st.builds(Step, st.just("rebuild"), window=windows(now)),
+        st.builds(Step, st.just("rebuild"), window=windows(now, zones, calls)),
         st.builds(Step, st.just("move"), org=orgs, zone=st.sampled_from(ZONES)),
     )
     # Each call is delivered at some time, as it is, in some order; the rest comes in between.
@@ -446,7 +449,9 @@ def told(story: Story, windows: Sequence[tuple[int, Window, uuid.UUID | None]], 
 @st.composite
 def examples(draw: st.DrawFn) -> tuple[Story, list[tuple[int, Window, uuid.UUID | None]], int]:
     story = draw(stories())
-    asked = st.tuples(st.integers(0, 2), windows(story.now), st.none() | st.none() | st.sampled_from(MODELS))
+    asked = st.tuples(
+        st.integers(0, 2), windows(story.now, story.zones, story.calls), st.none() | st.none() | st.sampled_from(MODELS)
+    )
     return story, draw(st.lists(asked, min_size=1, max_size=2)), draw(st.integers(0, len(story.steps)))
 
 
@@ -471,8 +476,8 @@ def test_every_figure_is_what_python_adds_up(
 @settings(TEST, max_examples=20)
 @given(st.sampled_from([SPRING, AUTUMN]), st.data())
 def test_neither_order_nor_batching_matters(now: datetime, data: st.DataObject) -> None:
-    calls = data.draw(all_calls(now, 2), "calls")
-    zones = tuple(data.draw(st.tuples(st.sampled_from(ZONES), st.sampled_from(ZONES)), "zones"))
+    zones = data.draw(st.tuples(st.sampled_from(ZONES), st.sampled_from(ZONES)), "zones")
+    calls = data.draw(all_calls(now, zones), "calls")
     ids = [uuid.UUID(int=n, version=4) for n in (11, 12)]
 
     def outcome() -> Any:

@@ -6,12 +6,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from usage.rollups import rebuild
-from usage.windows import Window
+from usage.windows import LAST_YEAR, Window
 
 
 def moment(text: str) -> datetime:
     """A date or date-time; what has no offset is UTC."""
     parsed = datetime.fromisoformat(text)
+    if not 1 < parsed.year <= LAST_YEAR:  # steps of days go beyond what is asked for
+        raise ValueError(f"{text} lies too far away")
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 

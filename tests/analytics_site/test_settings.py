@@ -1,0 +1,81 @@
+"""Wrong settings stop every entry point with one line that names the variable; `check` says more."""
+
+import pytest
+
+from .processes import run
+
+pytestmark = pytest.mark.django_db
+
+POSTGRES = "it should hold postgresql://user:password@host:port/database"
+REDIS = "it should hold redis://host:port/0 or unix:///path"
+WRONG = [
+    ("DATABASE_URL", None, f"is not set; {POSTGRES}"),
+    ("DATABASE_URL", "", f"is not set; {POSTGRES}"),
+    ("DATABASE_URL", "analytics", f"is malformed; {POSTGRES}"),
+    ("DATABASE_URL", "mysql://root@localhost/analytics", f"is malformed; {POSTGRES}"),
+    ("DATABASE_URL", "postgresql://user:secret@[half/analytics", f"is malformed; {POSTGRES}"),
+    ("DATABASE_URL", "postgresql://user:secret@host/analytics?sslmood=x", f"is malformed; {POSTGRES}"),
+    ("REDIS_URL", None, f"is not set; {REDIS}"),
+    ("REDIS_URL", "http://localhost", f"is malformed; {REDIS}"),
+    ("REDIS_URL", "redis://localhost:70000/0", f"is malformed; {REDIS}"),
+    ("HTTP_PORT", "abc", "is malformed; it should hold a TCP port, 1 to 65535"),
+    ("HTTP_PORT", "65536", "is malformed; it should hold a TCP port, 1 to 65535"),
+    ("CURRENCY", "XXX", "is malformed; it should hold an ISO 4217 code of a currency that has cents"),
+    ("ROLLUP_INTERVAL", "-1", "is malformed; it should hold seconds, more than 0"),
+    ("INGESTION_BATCH_SIZE", "0", "is malformed; it should hold a number of events, 1 or more"),
+    ("FRESHNESS_CACHE_TTL", "1.5", "is malformed; it should hold whole seconds, 1 or more"),
+    ("LOG_LEVEL", "loud", "is malformed; it should hold DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+]
+ENTRIES = {
+    "manage.py": ("manage.py", "migrate", "--plan"),
+    "wsgi": ("-c", "import analytics_site.wsgi"),
+    "gunicorn": ("-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "analytics_site.wsgi"),
+    "celery": ("-m", "celery", "-A", "analytics_site", "--quiet", "worker"),
+}
+
+
+@pytest.mark.parametrize(("variable", "value", "said"), WRONG)
+@pytest.mark.parametrize("entry", ["manage.py", "gunicorn"])
+def test_a_wrong_setting_stops_the_start_with_one_line(entry: str, variable: str, value: str | None, said: str) -> None:
+    process = run(*ENTRIES[entry], **{variable: value})
+    assert process.returncode == 1
+    assert process.stderr == f"{variable} {said}\n"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_no_entry_point_starts_without_a_database(entry: str) -> None:
+    process = run(*ENTRIES[entry], DATABASE_URL=None)
+    assert process.returncode == 1
+    assert process.stderr == f"DATABASE_URL is not set; {POSTGRES}\n"
+
+
+def test_each_wrong_setting_has_its_line() -> None:
+    process = run(*ENTRIES["wsgi"], HTTP_PORT="abc", CURRENCY="XXX", REDIS_URL=None)
+    assert [line.split()[0] for line in process.stderr.splitlines()] == ["REDIS_URL", "HTTP_PORT", "CURRENCY"]
+
+
+def test_a_secret_is_not_in_the_line() -> None:
+    assert "secret" not in run(*ENTRIES["wsgi"], DATABASE_URL="postgresql://user:secret@[half/analytics").stderr
+
+
+def test_check_shows_an_id_and_a_hint() -> None:
+    process = run("manage.py", "check", HTTP_PORT="abc", DATABASE_URL=None)
+    assert process.returncode == 1
+    assert "DATABASE_URL: (analytics.E001) DATABASE_URL is not set." in process.stderr
+    assert "HINT: It should hold postgresql://user:password@host:port/database." in process.stderr
+    assert "HTTP_PORT: (analytics.E001) HTTP_PORT is malformed." in process.stderr
+    assert "HINT: It should hold a TCP port, 1 to 65535." in process.stderr
+    assert "2 issues" in process.stderr
+
+
+def test_check_finds_nothing_where_all_is_right() -> None:
+    process = run("manage.py", "check", "--fail-level", "WARNING")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == "System check identified no issues (0 silenced).\n"
+
+
+def test_check_for_deployment_warns_of_plain_http_and_a_generated_key() -> None:
+    process = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", SECRET_KEY=None)
+    assert process.returncode == 1
+    assert "(analytics.W001) PUBLIC_URL is http://localhost:8084" in process.stderr
+    assert "(analytics.W002) SECRET_KEY is not set" in process.stderr

@@ -1,0 +1,249 @@
+"""Who may do what in which org: every route of the API × credential × org, in one table."""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.urls import URLPattern, URLResolver
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from analytics_site.urls import api as api_patterns
+from orgs.models import ApiKey, AuditRecord, Org, Role, Scope, User
+
+from ..factories import as_json, at, make_event, make_key, make_org, make_user
+
+pytestmark = pytest.mark.django_db
+
+ORG = "orgs/<anyuuid:org_id>"
+RANGE = {"start": at(0).isoformat(), "end": at(1).isoformat()}
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    path: str
+    scope: Scope
+    success: int = 200
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def call(self, client: APIClient, org_id: uuid.UUID, **headers: str) -> Any:
+        address = f"/analytics/v1/{self.path}".replace("<anyuuid:org_id>", str(org_id))
+        if self.method == "GET":
+            return client.get(address, RANGE, headers=headers)
+        event = as_json(make_event(org_id))
+        return client.post(address, event if "validate" in self.path else [event], format="json", headers=headers)
+
+
+READS = (
+    Route("GET", f"{ORG}/usage", Scope.USAGE_READ),
+    Route("GET", f"{ORG}/freshness", Scope.USAGE_READ),
+    Route("GET", f"{ORG}/reliability", Scope.RELIABILITY_READ),
+)
+SEND = Route("POST", f"{ORG}/events", Scope.EVENTS_WRITE)
+VALIDATE = Route("POST", "events/validate", Scope.EVENTS_WRITE, success=204)  # names no org
+ROUTES = (*READS, SEND, VALIDATE)
+# For everybody: they tell nothing about any org.
+OPEN = {"* status/healthz", "* status/readyz", "GET schema", "GET docs"}
+
+# What each credential gets from the reads, from sending and from validating: in its own org, in a foreign one, and in
+# one that does not exist. "ok" is the route's own success.
+TABLE = {
+    "nobody": ("401 401 401", "401 401 401", "401"),
+    "a wrong key": ("401 401 401", "401 401 401", "401"),
+    "a known key with another secret": ("401 401 401", "401 401 401", "401"),
+    "an expired key": ("401 401 401", "401 401 401", "401"),
+    "a revoked key": ("401 401 401", "401 401 401", "401"),
+    "a key with the scope": ("ok 403 403", "ok 403 403", "ok"),
+    "a key with every other scope": ("403 403 403", "403 403 403", "403"),
+    "a key with admin": ("ok 403 403", "ok 403 403", "ok"),
+    "a key of another org": ("403 403 403", "403 403 403", "ok"),
+    "a key of the platform": ("ok ok 403", "ok ok ok", "ok"),  # events may name an org before anybody registers it
+    "a key of the platform with every other scope": ("403 403 403", "403 403 403", "403"),
+    "an org admin": ("ok 403 403", "ok 403 403", "ok"),
+    "an engineer": ("ok 403 403", "403 403 403", "403"),
+    "a finance member": ("ok 403 403", "403 403 403", "403"),
+    "a viewer": ("ok 403 403", "403 403 403", "403"),
+    "a stranger": ("403 403 403", "403 403 403", "403"),
+    "staff": ("ok ok 403", "403 403 403", "403"),
+}
+PLACES = ("own", "foreign", "missing")
+ROLES = {
+    "an org admin": Role.ORG_ADMIN,
+    "an engineer": Role.ENGINEER,
+    "a finance member": Role.FINANCE,
+    "a viewer": Role.VIEWER,
+}
+
+
+def cases() -> Iterator[Any]:
+    for credential, (reads, sends, validates) in TABLE.items():
+        for route in ROUTES:
+            outcomes = {SEND: sends, VALIDATE: validates}.get(route, reads).split()
+            for place, outcome in zip(PLACES, outcomes, strict=False):
+                status = route.success if outcome == "ok" else int(outcome)
+                yield pytest.param(route, credential, place, status, id=f"{route}, {credential}, {place}")
+
+
+@dataclass(frozen=True)
+class World:
+    """The org whose credentials are tried, another org, and the id of none."""
+
+    own: Org
+    foreign: Org
+
+    def org_id(self, place: str) -> uuid.UUID:
+        return {"own": self.own.pk, "foreign": self.foreign.pk}.get(place) or uuid.uuid4()
+
+    def credential(self, name: str, scope: Scope) -> tuple[APIClient, dict[str, str]]:
+        """A client that has signed in, or the header of a key."""
+        client = APIClient(raise_request_exception=False)
+        if user := self._user(name):
+            client.force_login(user)
+        token = self._token(name, scope)
+        return client, {} if token is None else {"X-API-Key": token}
+
+    def _user(self, name: str) -> User | None:
+        if name in ROLES:
+            return make_user(org=self.own, role=ROLES[name])
+        return make_user(is_staff=name == "staff") if name in ("a stranger", "staff") else None
+
+    def _token(self, name: str, scope: Scope) -> str | None:
+        others = [other for other in Scope if other not in (scope, Scope.ADMIN)]
+        make: dict[str, Callable[[], str]] = {
+            "a wrong key": lambda: "ak_00000000_wrong",
+            "a known key with another secret": lambda: make_key(self.own)[:-1] + "~",
+            "an expired key": lambda: self._unusable(expires_at=timezone.now() - timedelta(seconds=1)),
+            "a revoked key": lambda: self._unusable(revoked_at=timezone.now()),
+            "a key with the scope": lambda: make_key(self.own, scope),
+            "a key with every other scope": lambda: make_key(self.own, *others),
+            "a key with admin": lambda: make_key(self.own, Scope.ADMIN),
+            "a key of another org": lambda: make_key(make_org("Initech")),
+            "a key of the platform": lambda: make_key(None, scope),
+            "a key of the platform with every other scope": lambda: make_key(None, *others),
+        }
+        return make[name]() if name in make else None
+
+    def _unusable(self, **fields: Any) -> str:
+        key, token = ApiKey.issue(org=self.own, name="test", scopes=[Scope.ADMIN])
+        ApiKey.objects.filter(pk=key.pk).update(**fields)
+        return token
+
+
+@pytest.fixture
+def world() -> World:
+    return World(make_org(), make_org("Globex"))
+
+
+@pytest.mark.parametrize(("route", "credential", "place", "status"), list(cases()))
+def test_each_credential_gets_what_the_table_says(
+    world: World, route: Route, credential: str, place: str, status: int
+) -> None:
+    client, headers = world.credential(credential, route.scope)
+    answer = route.call(client, world.org_id(place), **headers)
+    assert answer.status_code == status, answer.content
+    if status >= 400:
+        assert answer["Content-Type"] == "application/problem+json"
+    if status == 401:
+        assert answer["WWW-Authenticate"] == 'ApiKey realm="analytics"'
+    if status == 403:
+        assert not AuditRecord.objects.exists()
+
+
+def routes(patterns: Sequence[URLPattern | URLResolver], prefix: str = "") -> Iterator[str]:
+    """Every method and route, as `Route` spells them; a view that takes any method has a star."""
+    for pattern in patterns:
+        route = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from routes(pattern.url_patterns, route)
+            continue
+        view = getattr(pattern.callback, "view_class", None) or getattr(pattern.callback, "cls", None)
+        methods = ("get", "post", "put", "patch", "delete")
+        yield from (f"{m.upper()} {route}" for m in methods if hasattr(view, m)) if view else [f"* {route}"]
+
+
+def test_no_route_is_missing_from_the_table() -> None:
+    assert sorted(routes(api_patterns)) == sorted({str(route) for route in ROUTES} | OPEN)
+
+
+@pytest.mark.parametrize("route", ROUTES[:-1], ids=str)
+def test_the_three_refusals_cannot_be_told_apart(world: World, route: Route) -> None:
+    def refusal(credential: str, place: str) -> tuple[dict[str, Any], dict[str, str]]:
+        org_id = world.org_id(place)
+        client, headers = world.credential(credential, route.scope)
+        answer = route.call(client, org_id, **headers)
+        assert answer.status_code == 403
+        body = answer.json()
+        assert body.pop("instance") == f"/analytics/v1/{route.path}".replace("<anyuuid:org_id>", str(org_id))
+        return body, {
+            name: value for name, value in answer.headers.items() if not name.startswith(("X-Req", "Content-S"))
+        }
+
+    no_scope = refusal("a key with every other scope", "own")
+    another_org = refusal("a key with the scope", "foreign")
+    no_such_org = refusal("a key with the scope", "missing")
+    assert no_scope == another_org == no_such_org
+    assert no_scope[0] == {
+        "type": "urn:analytics:problem:forbidden",
+        "title": "Forbidden",
+        "status": 403,
+        "detail": "These credentials do not allow this.",
+        "errors": [],
+    }
+
+
+@pytest.mark.parametrize("route", READS, ids=str)
+def test_a_read_from_outside_leaves_an_audit_record(world: World, route: Route) -> None:
+    staff = make_user("staff@example.com", is_staff=True)
+    client = APIClient()
+    client.force_login(staff)
+    key, token = ApiKey.issue(org=None, name="platform", scopes=[route.scope])
+    answers = [
+        route.call(client, world.foreign.pk),
+        route.call(APIClient(), world.foreign.pk, **{"X-API-Key": token}),
+    ]
+    found = AuditRecord.objects.order_by("pk").values_list("actor", "action", "org", "target", "request_id")
+    path = f"/analytics/v1/{route.path}".replace("<anyuuid:org_id>", str(world.foreign.pk))
+    assert list(found) == [
+        (actor, f"read from outside: {route.scope}", world.foreign.pk, path, answer["X-Request-ID"])
+        for actor, answer in zip(("user:staff@example.com", f"key:{key.prefix}"), answers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("route", READS, ids=str)
+@pytest.mark.parametrize("credential", [*ROLES, "a key with the scope", "a key with admin"])
+def test_a_read_from_inside_leaves_none(world: World, route: Route, credential: str) -> None:
+    client, headers = world.credential(credential, route.scope)
+    assert route.call(client, world.own.pk, **headers).status_code == 200
+    assert not AuditRecord.objects.exists()
+
+
+def test_staff_who_are_members_look_from_inside(world: World) -> None:
+    client = APIClient()
+    client.force_login(make_user(org=world.own, role=Role.VIEWER, is_staff=True))
+    assert READS[0].call(client, world.own.pk).status_code == 200
+    assert not AuditRecord.objects.exists()
+
+
+def test_a_key_counts_more_than_a_session(world: World) -> None:
+    client = APIClient()
+    client.force_login(make_user(org=world.own))
+    assert READS[0].call(client, world.own.pk, **{"X-API-Key": "ak_00000000_wrong"}).status_code == 401
+    assert READS[0].call(client, world.own.pk, **{"X-API-Key": make_key(world.foreign)}).status_code == 403
+
+
+@pytest.mark.parametrize("token", ["", "_", "ak", "ak_\0_x", "é_é_é", "ak_" + "x" * 100_000])
+def test_a_header_that_is_no_key_is_a_wrong_key(world: World, token: str) -> None:
+    client = APIClient(raise_request_exception=False)
+    assert READS[0].call(client, world.own.pk, **{"X-API-Key": token}).status_code == 401
+
+
+@pytest.mark.parametrize("cookie", ["sessionid=nobody-was-given-this", r'sessionid="\000abcdefgh"'])
+def test_a_cookie_that_is_no_session_is_no_credential(world: World, cookie: str) -> None:
+    client = APIClient(raise_request_exception=False)
+    assert READS[0].call(client, world.own.pk, Cookie=cookie).status_code == 401
