@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db import connection
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ def install(**kwargs: Any) -> None:
     """Add the entries that are not there; what staff changed stays."""
     from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
+    if PeriodicTask._meta.db_table not in connection.introspection.table_names():  # its migrations were taken back
+        return
     for entry in entries():
         seconds = entry.every.total_seconds()
         whole = seconds.is_integer()

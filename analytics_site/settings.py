@@ -95,7 +95,7 @@ PUBLIC_URL = ENVIRONMENT.url(
     has_scheme("http", "https"),
     f"http://localhost:{HTTP_PORT}",
 ).rstrip("/")
-ROLLUP_INTERVAL = ENVIRONMENT.read("ROLLUP_INTERVAL", PositiveSeconds, 2.0, "seconds, more than 0")
+ROLLUP_INTERVAL = ENVIRONMENT.read("ROLLUP_INTERVAL", PositiveSeconds, 2.0, "seconds, more than 0, at most a day")
 FRESHNESS_CACHE_TTL = ENVIRONMENT.read("FRESHNESS_CACHE_TTL", PositiveInt, 60, "whole seconds, 1 or more")
 INGESTION_BATCH_SIZE = ENVIRONMENT.read("INGESTION_BATCH_SIZE", PositiveInt, 10_000, "a number of events, 1 or more")
 Currency = Literal[
@@ -216,6 +216,8 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = True
 warnings.filterwarnings("ignore", "No directory at", UserWarning)  # nothing collected: the finders serve
 SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # other hosts of the domain are their operators'
+    "security.W021",  # so is the browsers' preload list
     "security.W004",  # HSTS follows from PUBLIC_URL (analytics.W001)
     "security.W008",  # the proxy that ends TLS redirects
     "security.W012",  # secure cookies follow from PUBLIC_URL (analytics.W001)
@@ -245,6 +247,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["orgs.rendering.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "URL_FORMAT_OVERRIDE": None,  # ?format= is no parameter here
     "EXCEPTION_HANDLER": "analytics_site.problems.exception_handler",
 }
 SPECTACULAR_SETTINGS = {

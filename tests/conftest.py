@@ -7,9 +7,16 @@ from django.db import connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from analytics_site.env import ENVIRONMENT
 from ingestion import storage
 from ingestion.dedupe import CLAIMS
 from ingestion.models import Ledger
+
+
+def pytest_sessionstart() -> None:
+    """With wrong settings no test runs: it would run on whatever server answers."""
+    if ENVIRONMENT.problems:
+        pytest.exit("\n".join(map(str, ENVIRONMENT.problems)), returncode=2)
 
 
 @pytest.fixture(autouse=True)

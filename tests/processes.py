@@ -1,12 +1,24 @@
-"""Commands of this checkout as processes of their own, against the servers and the database of the tests."""
+"""Processes of the service as an operator starts them, on the servers and the database of the tests."""
 
 import os
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from django.conf import settings
 from django.db import connection
+
+NOWHERE = "127.0.0.1:1"  # nothing listens there
+DATABASE_AWAY = {"DATABASE_URL": f"postgresql://nobody@{NOWHERE}/none"}
+# Of this process, not of the service's settings.
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 
 
 def database_url(name: str = "") -> str:
@@ -24,10 +36,55 @@ def redis_url(number: int) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"/{number}", parts.query, ""))
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """The environment of a process that works on the database of the tests."""
-    kept = {name: value for name, value in os.environ.items() if name != "BROKER_URL"}
-    return kept | {"DATABASE_URL": database_url(), "REDIS_URL": redis_url(0)} | variables
+def environment(**variables: str | None) -> dict[str, str]:
+    """What a process needs, with some of it changed, or taken away by None."""
+    mine = {name: os.environ[name] for name in KEPT if name in os.environ}
+    right = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url(0), "SECRET_KEY": "x" * 50}
+    wanted = mine | right | {"DJANGO_SETTINGS_MODULE": "analytics_site.settings"} | variables
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=settings.BASE_DIR,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def gunicorn(log: Path, **variables: str) -> Iterator[str]:
+    """The address of a gunicorn that runs as it does in production; its standard error goes to a file."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--no-control-socket"]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "analytics_site.wsgi"],
+            cwd=settings.BASE_DIR,
+            env=environment(HTTP_PORT=str(port), **variables),
+            stderr=stderr,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{address}/analytics/v1/status/healthz", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 def eventually(holds: Callable[[], bool], seconds: float, what: str) -> None:

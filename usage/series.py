@@ -27,6 +27,7 @@ from .models import ZoneInForce
 from .retention import LONGEST, daily_horizon, hourly_horizon
 from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
 
+MAX_ROWS = 2 * MAX_SERIES_POINTS  # read for an answer: the points of buckets that a window cuts come in parts
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -112,12 +113,13 @@ def points(question: Question, *, histograms: bool = False) -> list[Point]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
         rows = cursor.fetchall()
-    if len(rows) > MAX_SERIES_POINTS:
+    found = _points(rows, question, histograms)
+    if len(found) > MAX_SERIES_POINTS or len(rows) > MAX_ROWS:
         raise Unanswerable(
             "start",
             f"has more than {MAX_SERIES_POINTS:,} points up to end: ask for a shorter range, granularity=day or one modelId",
         )
-    return _points(rows, question, histograms)
+    return found
 
 
 def _points(rows: Iterable[tuple[Any, ...]], question: Question, histograms: bool) -> list[Point]:
@@ -244,5 +246,5 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
     selects += [fragment(piece) for piece in parts.fragments]
     if not selects:  # an empty window
         selects.append(sql.SQL("SELECT 1 WHERE false"))
-    limit = sql.SQL(" LIMIT {}").format(bound(MAX_SERIES_POINTS + 1))
+    limit = sql.SQL(" LIMIT {}").format(bound(MAX_ROWS + 1))
     return sql.SQL(" UNION ALL ").join(sql.SQL("({})").format(select) for select in selects) + limit, parameters

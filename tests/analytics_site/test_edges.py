@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from orgs.models import Org
 
 from ..factories import as_json, at, ingest, make_event, make_key, make_org, make_user
-from .processes import NOWHERE
+from ..processes import NOWHERE
 
 pytestmark = pytest.mark.django_db
 ROOT = "/analytics/v1"

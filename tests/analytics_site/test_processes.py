@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import connection
 from prometheus_client.parser import text_string_to_metric_families
 
-from .processes import DATABASE_AWAY, NOWHERE, database_url, gunicorn, run
+from ..processes import DATABASE_AWAY, NOWHERE, database_url, gunicorn, run
 
 pytestmark = pytest.mark.django_db
 STATUS = "/analytics/v1/status"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .processes import run
+from ..processes import run
 
 pytestmark = pytest.mark.django_db
 
@@ -21,7 +21,7 @@ WRONG = [
     ("HTTP_PORT", "abc", "is malformed; it should hold a TCP port, 1 to 65535"),
     ("HTTP_PORT", "65536", "is malformed; it should hold a TCP port, 1 to 65535"),
     ("CURRENCY", "XXX", "is malformed; it should hold an ISO 4217 code of a currency that has cents"),
-    ("ROLLUP_INTERVAL", "-1", "is malformed; it should hold seconds, more than 0"),
+    ("ROLLUP_INTERVAL", "-1", "is malformed; it should hold seconds, more than 0, at most a day"),
     ("INGESTION_BATCH_SIZE", "0", "is malformed; it should hold a number of events, 1 or more"),
     ("FRESHNESS_CACHE_TTL", "1.5", "is malformed; it should hold whole seconds, 1 or more"),
     ("LOG_LEVEL", "loud", "is malformed; it should hold DEBUG, INFO, WARNING, ERROR or CRITICAL"),

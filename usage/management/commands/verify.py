@@ -11,6 +11,14 @@ from usage.windows import Window
 from .rebuild import moment
 
 
+def seconds(text: str) -> float:
+    """Raises `ValueError` for what is none."""
+    number = float(text)
+    if not 0 <= number <= 86_400:
+        raise ValueError(text)
+    return number
+
+
 class Command(BaseCommand):
     help = "Compare the rollups with the raw events. Prints what differs and exits 1, or says that nothing does."
 
@@ -19,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("--end", type=moment, help="default: the last event")
         parser.add_argument(
             "--grace",
-            type=float,
+            type=seconds,
             default=10,
             help="seconds that batches which just came in are given to be rolled up before they are a finding",
         )
