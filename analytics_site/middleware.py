@@ -30,4 +30,6 @@ class RequestIdMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         response = self.get_response(request)
         response[HEADER] = request_id
+        # Answers are somebody's own unless they say otherwise: no cache in between may keep them.
+        response.headers.setdefault("Cache-Control", "private, no-cache")
         return response

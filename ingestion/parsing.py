@@ -10,10 +10,11 @@ from django.utils import timezone
 from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
 from rest_framework.parsers import BaseParser
 
-from orgs.limits import MAX_BODY_BYTES, MAX_EVENTS_PER_REQUEST
+from orgs.limits import MAX_BODY_BYTES, MAX_DRAINED_BYTES, MAX_EVENTS_PER_REQUEST, MAX_GZIP_MEMBERS
 
-from .schema import Invalid, NotJSON, UsageEvent, read_array, read_event, read_lines
+from .schema import Invalid, NotJSON, TooMany, UsageEvent, read_array, read_event, read_lines
 
+_PIECE = 64 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -30,10 +31,16 @@ class LengthRequired(APIException):
 def read_body(request: HttpRequest) -> bytes:
     """The body, unpacked. Never holds more than `MAX_BODY_BYTES` of either form, whatever was sent."""
     if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+        # Somebody who is still sending takes an answer before the end for a broken line, and sends it all again.
+        for _ in range(MAX_DRAINED_BYTES // _PIECE):
+            if not request.read(_PIECE):
+                break
         raise TooLarge
     body = request.read(MAX_BODY_BYTES + 1)
     if len(body) > MAX_BODY_BYTES:
         raise TooLarge
+    if len(body) < int(request.META.get("CONTENT_LENGTH") or 0):
+        raise ParseError("The body is cut short: it is smaller than its Content-Length says.")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
         return body
@@ -45,7 +52,9 @@ def read_body(request: HttpRequest) -> bytes:
 def _gunzip(packed: bytes) -> bytes:
     """All members of a gzip body, as far as the limit."""
     unpacked = bytearray()
-    while packed:
+    for _ in range(MAX_GZIP_MEMBERS):
+        if not packed:
+            return bytes(unpacked)
         member = zlib.decompressobj(_GZIP)
         try:
             unpacked += member.decompress(packed, MAX_BODY_BYTES + 1 - len(unpacked))
@@ -56,7 +65,7 @@ def _gunzip(packed: bytes) -> bytes:
         if not member.eof:
             raise ParseError("The gzip body is cut short.")
         packed = member.unused_data
-    return bytes(unpacked)
+    raise ParseError(f"The gzip body has more than {MAX_GZIP_MEMBERS} members.")
 
 
 class _EventsParser(BaseParser):
@@ -67,10 +76,15 @@ class _EventsParser(BaseParser):
     ) -> list[UsageEvent | Invalid]:
         try:
             events = self.read(read_body(stream))
+            if not 1 <= len(events) <= MAX_EVENTS_PER_REQUEST:
+                raise TooMany(len(events))
         except NotJSON as error:
             raise ParseError(f"The body {error}.") from error
-        if not 1 <= len(events) <= MAX_EVENTS_PER_REQUEST:
-            raise ParseError(f"A request holds 1 to {MAX_EVENTS_PER_REQUEST:,} events; this one has {len(events):,}.")
+        except TooMany as error:
+            count = error.args[0]
+            raise ParseError(
+                f"A request holds 1 to {MAX_EVENTS_PER_REQUEST:,} events; this one has {count:,}."
+            ) from error
         return events
 
     def read(self, body: bytes) -> list[UsageEvent | Invalid]:
@@ -81,14 +95,14 @@ class JSONEventsParser(_EventsParser):
     media_type = "application/json"
 
     def read(self, body: bytes) -> list[UsageEvent | Invalid]:
-        return read_array(body, timezone.now())
+        return read_array(body, timezone.now(), MAX_EVENTS_PER_REQUEST)
 
 
 class NDJSONEventsParser(_EventsParser):
     media_type = "application/x-ndjson"
 
     def read(self, body: bytes) -> list[UsageEvent | Invalid]:
-        return read_lines(body, timezone.now())
+        return read_lines(body, timezone.now(), MAX_EVENTS_PER_REQUEST)
 
 
 class OneEventParser(BaseParser):

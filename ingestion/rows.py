@@ -5,6 +5,7 @@ UUIDs travel as their 16 bytes and times as microseconds since 2000: what Postgr
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from django.db.backends.utils import CursorWrapper
 from .copying import copy_in
 from .models import Batch, Status
 from .pricing import PriceBook
-from .schema import UsageEvent, metadata_bytes
+from .schema import UsageEvent, exact_cents, metadata_bytes
 
 # Column, and the psycopg type whose wire form is handed over. What an event consists of, the identity first.
 _EVENT = {
@@ -99,6 +100,6 @@ def _row(identity: Identity, event: UsageEvent, prices: PriceBook) -> tuple[Any,
         event.output_tokens,
         event.cached_input_tokens or 0,
         event.cache_creation_input_tokens or 0,
-        prices.cost(event) if cost is None else cost,
+        prices.cost(event) if cost is None else exact_cents(cost) if isinstance(cost, Decimal) else cost,
         None if event.metadata is None else b"\x01" + metadata_bytes(event.metadata),  # version 1 of jsonb's wire form
     )

@@ -82,9 +82,18 @@ _TYPES = get_type_hints(UsageEvent, include_extras=True)
 # Every accepted spelling of a field.
 _SPELLINGS = {f.encode_name: f.name for f in _FIELDS.values()} | {name: name for name in _FIELDS}
 
-_ARRAYS = tuple(msgspec.json.Decoder(list[kind], float_hook=Decimal) for kind in (UsageEvent, _SnakeCaseEvent))  # type: ignore[valid-type]
+
+def _number(text: str) -> Decimal:
+    """Exact; infinite, and so no cost, where the exponent is beyond what a Decimal can hold."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal("Infinity")
+
+
+_ARRAYS = tuple(msgspec.json.Decoder(list[kind], float_hook=_number) for kind in (UsageEvent, _SnakeCaseEvent))  # type: ignore[valid-type]
 _RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
-_ANYTHING = msgspec.json.Decoder(float_hook=Decimal)
+_ANYTHING = msgspec.json.Decoder(float_hook=_number)
 _EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
 _FOUR_DECIMALS = Decimal("0.0001")
 
@@ -113,6 +122,15 @@ class NotJSON(ValueError):
     """The body is no JSON at all, or no array where one is needed."""
 
 
+class TooMany(ValueError):
+    """More events than the door takes at once; `args[0]` is how many."""
+
+
+def exact_cents(cost: Decimal) -> Decimal:
+    """A cost with its four decimals. Raises `Inexact`, `InvalidOperation` where it has more, or is none."""
+    return _EXACT.quantize(cost, _FOUR_DECIMALS)
+
+
 def metadata_bytes(metadata: dict[str, str]) -> bytes:
     return msgspec.json.encode(metadata)
 
@@ -123,7 +141,7 @@ def _is_cost(cost: Any) -> bool:
     if type(cost) is not Decimal or not 0 <= cost <= MAX_COST_CENTS:
         return False
     try:
-        _EXACT.quantize(cost, _FOUR_DECIMALS)
+        exact_cents(cost)
     except (Inexact, InvalidOperation):
         return False
     return True
@@ -211,8 +229,16 @@ def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) ->
     return Invalid(event_id if isinstance(event_id, str) else None, faults, payload)
 
 
-def read_array(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
-    """A JSON array of events, in its order. Raises `NotJSON` where it is none."""
+def _is_json(body: bytes) -> bool:
+    try:
+        _ANYTHING.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def read_array(body: bytes, now: datetime, limit: int | None = None) -> list[UsageEvent | Invalid]:
+    """A JSON array of events, in its order. Raises `NotJSON` where it is none, `TooMany` before more are read one by one."""
     clock = _Clock.at(now)
     for decoder in _ARRAYS:
         try:
@@ -222,17 +248,22 @@ def read_array(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
         if not any(_faults(event, clock) for event in events):
             return events
     try:
-        if not isinstance(_ANYTHING.decode(body), list):
-            raise NotJSON("must be a JSON array of events")
         payloads = _RAW_ARRAY.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error, msgspec.ValidationError) and _is_json(body):
+            raise NotJSON("must be a JSON array of events") from error
         raise NotJSON(f"is not valid JSON: {error}") from error
+    if limit is not None and len(payloads) > limit:
+        raise TooMany(len(payloads))
     return [read_event(bytes(payload), now) for payload in payloads]
 
 
-def read_lines(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
-    """Newline-delimited JSON, one event a line; empty lines are passed over."""
-    return [read_event(line, now) for line in body.splitlines() if line.strip()]
+def read_lines(body: bytes, now: datetime, limit: int | None = None) -> list[UsageEvent | Invalid]:
+    """Newline-delimited JSON, one event a line; empty lines are passed over. Raises `TooMany` before any is read."""
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    if limit is not None and len(lines) > limit:
+        raise TooMany(len(lines))
+    return [read_event(line, now) for line in lines]
 
 
 def read_message(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:

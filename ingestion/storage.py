@@ -13,6 +13,8 @@ from .locks import Lock, take
 
 DAYS_AHEAD = 3  # partitions that stand ready: an event may lie 5 minutes ahead, a task may miss a day or two
 
+DAYS_AT_ONCE = 30  # partitions of one transaction
+
 # Days this process knows to have a partition. Positive knowledge only; `forget` where the database says otherwise.
 _known: set[date] = set()
 
@@ -32,8 +34,12 @@ def ensure_days(days: Iterable[date]) -> None:
     writers and readers go on; CREATE … PARTITION OF would lock them all out.
     """
     missing = sorted(set(days) - _known)
-    if not missing:
-        return
+    # Some at a time: each holds locks until its transaction ends, and the server's table of them is finite.
+    for first in range(0, len(missing), DAYS_AT_ONCE):
+        _make(missing[first : first + DAYS_AT_ONCE])
+
+
+def _make(missing: list[date]) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         take(cursor, Lock.PARTITIONS)
         names = {_partition(day): day for day in missing}

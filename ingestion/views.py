@@ -26,7 +26,7 @@ class EventDoorView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if "chunked" in request.headers.get("Transfer-Encoding", ""):
+        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
             raise LengthRequired
 
 

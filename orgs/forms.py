@@ -1,6 +1,5 @@
 """Forms of the pages. Each says in words what is wrong; labels and hints are what an org admin would call things."""
 
-import zoneinfo
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,7 @@ from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.password_validation import password_validators_help_texts, validate_password
 from django.utils import timezone
 
-from .models import Membership, Org, Role, Scope, User
+from .models import TIME_ZONES, Membership, Org, Role, Scope, User
 
 LIFETIMES = {"30": "30 days", "90": "90 days", "365": "1 year", "": "Never"}
 
@@ -27,7 +26,7 @@ class SignInForm(AuthenticationForm):
 class OrgForm(forms.ModelForm):  # type: ignore[type-arg]  # Django takes no parameter at run time
     time_zone = forms.ChoiceField(
         label="Time zone",
-        choices=lambda: [(name, name.replace("_", " ")) for name in sorted(zoneinfo.available_timezones())],
+        choices=lambda: [(name, name.replace("_", " ")) for name in sorted(TIME_ZONES)],
         help_text="Days are counted in it. Figures follow within minutes, as far back as single calls are kept.",
     )
 

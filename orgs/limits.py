@@ -15,6 +15,10 @@ MAX_EVENT_AGE = timedelta(days=5 * 366)  # bounds the number of daily partitions
 # ── The HTTP doors ───────────────────────────────────────────────────────────────────────────────────────────────
 MAX_EVENTS_PER_REQUEST = 5_000
 MAX_BODY_BYTES = 5 * 1024 * 1024  # of the body as sent, and of what a gzip body expands to
+MAX_DRAINED_BYTES = (
+    32 * 1024 * 1024
+)  # of a body that is too large, read and thrown away so that its sender sees the answer
+MAX_GZIP_MEMBERS = 100  # of one body; each costs a copy of the rest
 RETRY_AFTER_SECONDS = 5  # told with a 503: about the time a database takes to fail over or restart
 
 # ── Rolling up ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -68,8 +68,12 @@ class User(AbstractUser):
         return self.email
 
 
+# Without the names that mean no place: the server's own zone, and none at all.
+TIME_ZONES = frozenset(zoneinfo.available_timezones() - {"localtime", "posixrules", "Factory"})
+
+
 def validate_time_zone(name: str) -> None:
-    if name not in zoneinfo.available_timezones():
+    if name not in TIME_ZONES:
         raise ValidationError(f"{name!r} is not an IANA time zone, such as Europe/Berlin.")
 
 

@@ -5,13 +5,17 @@ import json
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 import pytest
+from django.core.handlers.wsgi import WSGIRequest
 from django.utils import timezone
+from rest_framework.exceptions import ParseError
 from rest_framework.test import APIClient
 
 from ingestion.models import Batch, Conflict, QuarantinedMessage, UsageEvent
+from ingestion.parsing import read_body
 from orgs.limits import MAX_BODY_BYTES
 from orgs.models import Org, Scope, ServedModel
 
@@ -143,6 +147,8 @@ def bomb() -> bytes:
         (gzip.compress(b"[1,2]")[:-5], {"Content-Encoding": "gzip"}, 400, "cut short"),
         (bomb(), {"Content-Encoding": "gzip"}, 413, "larger than"),
         (b"[]", {"Content-Encoding": "br"}, 415, "gzip or identity"),
+        (gzip.compress(b"") * 101, {"Content-Encoding": "gzip"}, 400, "more than 100 members"),
+        (gzip.compress(b"[" + b"1," * 100_000 + b"1]"), {"Content-Encoding": "gzip"}, 400, "this one has 100,001"),
     ],
     ids=lambda value: None if isinstance(value, (bytes, dict)) else str(value),
 )
@@ -154,6 +160,24 @@ def test_a_body_that_is_wrong_is_a_problem(
     assert answer["Content-Type"] == "application/problem+json"
     assert words in answer.json()["detail"]
     assert Batch.objects.count() == 0
+
+
+def test_a_body_that_broke_off_is_refused() -> None:
+    broken = WSGIRequest({"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "5", "wsgi.input": BytesIO(b"[{}]")})
+    with pytest.raises(ParseError, match="cut short"):
+        read_body(broken)
+
+
+@pytest.mark.parametrize("odd", ["1e99999999999999999999", "0e-16384", "0." + "0" * 16_384, "1" * 5_000])
+@pytest.mark.parametrize("field", ["costEstimateCents", "region"])
+def test_a_number_that_nothing_can_hold_does_not_spoil_its_neighbours(
+    send: Send, org: Org, field: str, odd: str
+) -> None:
+    event = json.dumps(as_json(make_event(org)) | {field: "ODD"}).replace('"ODD"', odd)
+    answer = send(f"[{event}, {json.dumps(as_json(make_event(org)))}]".encode())
+    assert answer.status_code == 200
+    assert answer.json()["accepted"] >= 1
+    assert answer.json()["accepted"] + len(answer.json()["rejected"]) == 2
 
 
 def test_another_content_type_is_a_problem(send: Send) -> None:
