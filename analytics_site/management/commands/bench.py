@@ -39,6 +39,7 @@ from usage.rollups import roll_up
 from usage.windows import DAY, HOUR, floor_hour
 
 ORGS, MODELS = 50, 40
+MODELS_OF_AN_ORG = 5  # of all but the busiest, which uses all
 HISTORY = timedelta(days=30)
 NO_CACHE = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
 
@@ -119,7 +120,7 @@ def conditions() -> str:
 
 
 class Traffic:
-    """Invented traffic: a busiest org with two fifths of the calls and all models, latencies that are log-normal."""
+    """Invented traffic: a busiest org with two fifths of the calls and all models, others with a few; log-normal latencies."""
 
     def __init__(self) -> None:
         self.random = random.Random(20261124)
@@ -149,14 +150,12 @@ class Traffic:
     def lately(self, count: int, org: uuid.UUID | None = None) -> list[dict[str, Any]]:
         """Calls of the last minutes, in the order of their arrival."""
         draw, now = self.random, timezone.now()
-        return [
-            self.event(
-                org or (self.busiest if draw.random() < 0.4 else draw.choice(self.orgs)),
-                draw.choice(self.models),
-                now - timedelta(milliseconds=2 * (count - n)),
-            )
-            for n in range(count)
-        ]
+        found = []
+        for n in range(count):
+            owner = org or (self.busiest if draw.random() < 0.4 else draw.choice(self.orgs))
+            used = self.models if owner == self.busiest else self.models[owner.int % 8 :][:MODELS_OF_AN_ORG]
+            found.append(self.event(owner, draw.choice(used), now - timedelta(milliseconds=2 * (count - n))))
+        return found
 
     def history(self) -> Iterator[dict[str, Any]]:
         """Two calls of each model of the busiest org in each hour of `HISTORY`."""
