@@ -9,6 +9,11 @@ ifeq ($(and $(DATABASE_URL),$(REDIS_URL)),)
 export EMBEDDED_SERVERS ?= 1
 endif
 
+# uv trusts certificates of its own alone; a network that signs anew what it looks into is known to the system, and to pip.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= 1
+endif
+
 .PHONY: demo run test check lint bench lock clean
 
 demo: export LOG_LEVEL ?= WARNING

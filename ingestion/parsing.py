@@ -30,7 +30,8 @@ class LengthRequired(APIException):
 
 def read_body(request: HttpRequest) -> bytes:
     """The body, unpacked. Never holds more than `MAX_BODY_BYTES` of either form, whatever was sent."""
-    if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
+    if announced > MAX_BODY_BYTES:
         # Somebody who is still sending takes an answer before the end for a broken line, and sends it all again.
         for _ in range(MAX_DRAINED_BYTES // _PIECE):
             if not request.read(_PIECE):
@@ -39,7 +40,7 @@ def read_body(request: HttpRequest) -> bytes:
     body = request.read(MAX_BODY_BYTES + 1)
     if len(body) > MAX_BODY_BYTES:
         raise TooLarge
-    if len(body) < int(request.META.get("CONTENT_LENGTH") or 0):
+    if len(body) < announced:
         raise ParseError("The body is cut short: it is smaller than its Content-Length says.")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in ("", "identity"):

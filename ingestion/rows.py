@@ -57,9 +57,8 @@ def span_of(identities: Collection[Identity]) -> tuple[datetime, datetime] | tup
     if not identities:
         return None, None
     moments = [moment for _, moment in identities]
-    return _POSTGRES_EPOCH + timedelta(microseconds=min(moments)), _POSTGRES_EPOCH + timedelta(
-        microseconds=max(moments)
-    )
+    first, last = (_POSTGRES_EPOCH + timedelta(microseconds=moment) for moment in (min(moments), max(moments)))
+    return first, last
 
 
 def days_of(identities: Iterable[Identity]) -> set[date]:

@@ -26,7 +26,7 @@ from .schema import Invalid, UsageEvent
 
 logger = structlog.get_logger(__name__)
 
-MAX_ATTEMPTS = 5  # of a transaction that lost a deadlock or found a partition gone
+MAX_ATTEMPTS = 5  # of a transaction that lost a race or a deadlock, or found a partition gone
 LATE_AFTER = timedelta(hours=1)  # an event older than this belongs to an hour that people already looked at
 
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -11,6 +12,7 @@ from analytics_site.env import ENVIRONMENT
 from ingestion import storage
 from ingestion.dedupe import CLAIMS
 from ingestion.models import Ledger
+from tests.factories import make_user
 
 
 def pytest_sessionstart() -> None:
@@ -30,6 +32,13 @@ def raw_tables(request: pytest.FixtureRequest) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE usage_events, {', '.join(CLAIMS)}")
         Ledger.objects.get_or_create(defaults={"rotated_at": timezone.now(), "previous_since": timezone.now()})
+
+
+@pytest.fixture
+def boss(client: Client) -> Client:
+    """A browser in which a superuser is signed in."""
+    client.force_login(make_user("boss@example.com", is_staff=True, is_superuser=True))
+    return client
 
 
 @pytest.fixture

@@ -34,12 +34,6 @@ QUARANTINE = "ingestion_quarantinedmessage_changelist"
 REPLAY = "ingestion_quarantinedmessage_replay"
 
 
-@pytest.fixture
-def boss(client: Client) -> Client:
-    client.force_login(make_user("boss@example.com", is_staff=True, is_superuser=True))
-    return client
-
-
 def page(name: str, *args: object) -> str:
     return reverse(f"admin:{name}", args=args)
 
@@ -56,6 +50,9 @@ def quarantine(*payloads: bytes) -> list[QuarantinedMessage]:
 def make_batches(count: int) -> None:
     """Batches without events; one in a thousand with trouble, the newest ten not rolled up."""
     with connection.cursor() as cursor:
+        # A new file: the rows lie in the order of their ids, as they do in operation, and not in gaps that tests before
+        # left. The planner looks at that.
+        cursor.execute("TRUNCATE ingestion_batches CASCADE")
         cursor.execute(
             "INSERT INTO ingestion_batches (public_id, door, received, accepted, duplicates, conflicts, rejected,"
             " quarantined, org_ids, is_late, retries, started_at, completed_at, rolled_up_at)"
@@ -182,8 +179,7 @@ def test_no_list_of_batches_counts_or_sorts_or_reads_the_whole_table(
         assert "LIMIT" in sql or "COUNT" not in sql, sql
         if not sql.startswith("SELECT COUNT"):  # a count may read the first rows in any order: it stops
             assert "Seq Scan" not in shown, f"{sql}\n{shown}"
-            # The few rows with trouble may be sorted; the planner's sample decides.
-            assert "Sort" not in shown or "batches_with_trouble" in shown, f"{sql}\n{shown}"
+            assert "Sort" not in shown, f"{sql}\n{shown}"
 
 
 def test_a_list_says_more_instead_of_counting(boss: Client) -> None:

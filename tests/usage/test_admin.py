@@ -22,12 +22,6 @@ from ..factories import NOON, ingest, make_event, make_model, make_org, make_use
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def boss(client: Client) -> Client:
-    client.force_login(make_user("boss@example.com", is_staff=True, is_superuser=True))
-    return client
-
-
 def page(name: str, *args: object) -> str:
     return reverse(f"admin:{name}", args=args)
 
