@@ -150,7 +150,8 @@ def bomb() -> bytes:
         (gzip.compress(b"") * 101, {"Content-Encoding": "gzip"}, 400, "more than 100 members"),
         (gzip.compress(b"[" + b"1," * 100_000 + b"1]"), {"Content-Encoding": "gzip"}, 400, "this one has 100,001"),
     ],
-    ids=lambda value: None if isinstance(value, (bytes, dict)) else str(value),
+    # A body never stands in a test's name: gzip writes the time of day into its header, and every worker collects anew.
+    ids=lambda value: "body" if isinstance(value, bytes) else None if isinstance(value, dict) else str(value),
 )
 def test_a_body_that_is_wrong_is_a_problem(
     send: Send, body: bytes, headers: dict[str, str], status: int, words: str
