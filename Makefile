@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint bench lock clean
+.PHONY: demo run test check lint bench bench-stream crashtest lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -35,6 +35,14 @@ test: .venv/dev
 bench: export LOG_LEVEL ?= WARNING
 bench: .venv/dev
 	@$(BIN)/python manage.py bench $(ARGS)
+
+bench-stream: export LOG_LEVEL ?= WARNING
+bench-stream: .venv/dev
+	@$(BIN)/python manage.py bench_stream $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BACKLOG),--backlog $(BACKLOG)) $(ARGS)
+
+crashtest: export LOG_LEVEL ?= WARNING
+crashtest: .venv/dev
+	@$(BIN)/python manage.py crashtest $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import beat_init, celeryd_init, setup_logging
+from click import Option
 from django_structlog.celery.steps import DjangoStructLogInitStep
 
 from .env import stop_if_wrong
@@ -15,6 +16,11 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 # Carries request ids into tasks, and task ids into log lines.
 app.steps["worker"].add(DjangoStructLogInitStep)
+# Imported by path: it needs the settings, and this module is read with them.
+app.steps["worker"].add("ingestion.stream.step:ReadStream")
+app.user_options["worker"].add(
+    Option(("--read-stream",), is_flag=True, help="Read the RabbitMQ stream in this worker.")
+)
 
 
 @setup_logging.connect

@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 T = TypeVar("T")
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 

@@ -13,7 +13,7 @@ import structlog
 from csp.constants import NONE, SELF
 from psycopg.conninfo import conninfo_to_dict
 
-from .env import ENVIRONMENT, Port, PositiveInt, PositiveSeconds, has_scheme, is_postgres_url
+from .env import ENVIRONMENT, NotNegativeInt, Port, PositiveInt, PositiveSeconds, has_scheme, is_postgres_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -98,6 +98,23 @@ PUBLIC_URL = ENVIRONMENT.url(
 ROLLUP_INTERVAL = ENVIRONMENT.read("ROLLUP_INTERVAL", PositiveSeconds, 2.0, "seconds, more than 0, at most a day")
 FRESHNESS_CACHE_TTL = ENVIRONMENT.read("FRESHNESS_CACHE_TTL", PositiveInt, 60, "whole seconds, 1 or more")
 INGESTION_BATCH_SIZE = ENVIRONMENT.read("INGESTION_BATCH_SIZE", PositiveInt, 10_000, "a number of events, 1 or more")
+INGESTION_BATCH_TIMEOUT = ENVIRONMENT.read("INGESTION_BATCH_TIMEOUT", PositiveSeconds, 0.5, "seconds, more than 0")
+# Not required: only the worker that reads the stream needs it, and says so.
+RABBITMQ_URL = ENVIRONMENT.url(
+    "RABBITMQ_URL",
+    "amqp://user:password@host:port/vhost",
+    has_scheme("amqp", "amqps"),
+    "amqp://guest:guest@localhost:5672//",
+)
+RABBITMQ_STREAM = ENVIRONMENT.variables.get("RABBITMQ_STREAM") or "analytics.usage.v1"
+RABBITMQ_CONSUMER = ENVIRONMENT.variables.get("RABBITMQ_CONSUMER") or "analytics-service"
+RABBITMQ_STREAM_PARTITIONS = ENVIRONMENT.read(
+    "RABBITMQ_STREAM_PARTITIONS", NotNegativeInt, 0, "a number of partitions; 0 where the stream has none"
+)
+RABBITMQ_STREAM_MAX_BYTES = ENVIRONMENT.read(
+    "RABBITMQ_STREAM_MAX_BYTES", PositiveInt, 20 * 1024**3, "bytes, 1 or more; of a stream that is declared here"
+)
+METRICS_PORT = ENVIRONMENT.read("METRICS_PORT", Port, 9108, "a TCP port, 1 to 65535")
 Currency = Literal[
     "USD", "EUR", "GBP", "CHF", "CAD", "AUD", "NZD", "SEK", "NOK", "DKK", "PLN", "CZK", "INR", "BRL", "MXN", "SGD", "HKD", "ZAR"
 ]  # fmt: skip  # currencies with cents
@@ -328,6 +345,7 @@ LOGGING = {
         "celery.app.trace": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},
         "django_structlog.celery.receivers": {"level": "WARNING"},
+        "amqp": {"level": "ERROR"},
         "celery.beat": {"level": "WARNING"},
         "django_celery_beat": {"level": "WARNING"},
     },

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView
 
-from . import health
+from . import health, metrics
 from .schema import DocsView
 
 handler400 = "analytics_site.problems.bad_request"
@@ -25,7 +25,7 @@ api: list[URLPattern | URLResolver] = [
 urlpatterns = [
     path("analytics/v1/", include(api)),
     path("admin/", admin.site.urls),
-    path("", include("django_prometheus.urls")),
+    path("metrics", metrics.export, name="metrics"),
     path("", include("orgs.page_urls")),
     path("", include("usage.page_urls")),
     path("", include("exports.page_urls")),

@@ -157,6 +157,7 @@ class BatchAdmin(ReadOnly, BigTableAdmin):
         (None, {"fields": ("public_id", "door", "outcome")}),
         ("Events", {"fields": ("received", "accepted", "duplicates", "conflicts", "rejected", "quarantined")}),
         ("What they are", {"fields": ("orgs", "span", "is_late")}),
+        ("Stream", {"fields": ("stream", "first_offset", "last_offset", "messages_read")}),
         ("Timing", {"fields": ("started", "completed", "duration", "rolled_up", "rollup_lag", "retries")}),
     )
 
@@ -368,7 +369,7 @@ def _hex(data: bytes) -> str:
 
 @admin.register(QuarantinedMessage)
 class QuarantinedMessageAdmin(ReadOnly, BigTableAdmin):
-    list_display = ("reason", "short_detail", "state", "size", "batch", "received", "replay_batch")
+    list_display = ("reason", "short_detail", "state", "size", "batch", "offset", "received", "replay_batch")
     list_display_links = ("reason", "short_detail")
     list_select_related = ("batch", "replay_batch")
     list_filter = (StateFilter, ReasonFilter)
@@ -376,7 +377,7 @@ class QuarantinedMessageAdmin(ReadOnly, BigTableAdmin):
     search_help_text = "A message's number."
     actions = ("replay_selected",)
     fieldsets = (
-        ("Why it is here", {"fields": ("reason", "full_detail", "state", "batch", "received")}),
+        ("Why it is here", {"fields": ("reason", "full_detail", "state", "batch", "offset", "received")}),
         ("What came", {"fields": ("payload_as_text",)}),
         ("Replay", {"fields": ("replay_batch", "replayed")}),
     )
@@ -406,6 +407,10 @@ class QuarantinedMessageAdmin(ReadOnly, BigTableAdmin):
     @admin.display(description="what is wrong")
     def full_detail(self, message: QuarantinedMessage) -> SafeString:
         return format_html_join("", "<div>{}</div>", ((line,) for line in message.detail.split("\n")[:50]))
+
+    @admin.display(description="stream offset")
+    def offset(self, message: QuarantinedMessage) -> str:
+        return "–" if message.stream_offset is None else f"{message.batch.stream} {message.stream_offset:,}"
 
     @admin.display(description="bytes")
     def size(self, message: QuarantinedMessage) -> SafeString:
@@ -544,3 +549,6 @@ class ConflictAdmin(ReadOnly, BigTableAdmin):
         batch_url = self.link_to("change", Batch, "", stored.batch_id) if stored else ""
         context: dict[str, Any] = {"rows": rows, "stored": stored, "batch_url": batch_url}
         return SafeString(render_to_string("admin/includes/comparison.html", context))
+
+
+from .stream import admin as stream_admin  # noqa: E402, F401  registers

@@ -1,7 +1,9 @@
-"""Every advisory lock of the service, in one place: no two have one number. All last for the transaction."""
+"""Every advisory lock of the service, in one place: no two have one number. All last for the transaction,
+except that of a stream's reader, which lasts for its session."""
 
 import enum
 
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 _NAMESPACE = 0x616E6C  # "anl": the first key of each lock
@@ -11,6 +13,8 @@ class Lock(enum.IntEnum):
     PARTITIONS = 1  # who makes or drops partitions
     LEDGER = 2  # batches take it shared, the rotation of the dedupe ledger takes it alone
     ROLLUP = 3  # the single writer of the rollups
+    STREAM = 4  # who reads a stream, by its name
+    STREAM_WORKER = 5  # shared by the workers that are there to read a stream, by its name
 
 
 def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False) -> None:
@@ -23,3 +27,25 @@ def try_take(cursor: CursorWrapper, lock: Lock) -> bool:
     cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [_NAMESPACE, lock])
     (taken,) = cursor.fetchone()
     return bool(taken)
+
+
+def hold_for_session(lock: Lock, name: str, *, shared: bool = False) -> bool:
+    """Take a lock of a name if nobody is in the way, for as long as this connection lasts."""
+    function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {function}(%s, hashtext(%s))", [_NAMESPACE + lock, name])
+        (taken,) = cursor.fetchone()
+    return bool(taken)
+
+
+def count_holders(lock: Lock, name: str) -> int:
+    """How many sessions hold a lock of a name."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = %s"
+            " AND objid::bigint = hashtext(%s)::bigint & 4294967295"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [_NAMESPACE + lock, name],
+        )
+        (holders,) = cursor.fetchone()
+    return int(holders)

@@ -14,6 +14,7 @@ from django.db.models import Q
 
 class Door(models.TextChoices):
     HTTP = "http", "HTTP"
+    STREAM = "stream", "Stream"
     TRACE = "trace", "Trace replay"
     QUARANTINE = "quarantine", "Quarantine replay"
 
@@ -42,6 +43,10 @@ class Batch(models.Model):
     conflicts = models.PositiveIntegerField(default=0, help_text="Duplicates whose content differs from the first.")
     rejected = models.PositiveIntegerField(default=0, help_text="Events handed back to the caller with a reason.")
     quarantined = models.PositiveIntegerField(default=0, help_text="Messages kept aside with a reason.")
+    stream = models.CharField(max_length=255, blank=True, help_text="Which stream it was read from.")
+    first_offset = models.BigIntegerField(null=True, help_text="Of its messages in the stream.")
+    last_offset = models.BigIntegerField(null=True)
+    messages_read = models.PositiveIntegerField(null=True, help_text="Of the stream; each holds one event or many.")
     org_ids = ArrayField(models.UUIDField(), default=list, help_text="Orgs whose events it carries.")
     first_occurred_at = models.DateTimeField(null=True)
     last_occurred_at = models.DateTimeField(null=True)
@@ -110,6 +115,7 @@ class QuarantinedMessage(models.Model):
     reason = models.CharField(max_length=64)
     detail = models.TextField()
     payload = models.BinaryField()
+    stream_offset = models.BigIntegerField(null=True, help_text="Of the message that it came in.")
     received_at = models.DateTimeField()
     state = models.CharField(max_length=16, choices=State, default=State.WAITING)
     replay_batch = models.ForeignKey(Batch, models.PROTECT, null=True, related_name="+")
@@ -169,3 +175,46 @@ class Ledger(models.Model):
     def claim_tables(self, tables: tuple[str, str]) -> tuple[str, str]:
         """The current one of the two tables, and the one before."""
         return tables[self.current], tables[1 - self.current]
+
+
+class StreamReader(models.Model):
+    """How far a stream was read, by whom, and how that goes. Moved by `stream.position` alone."""
+
+    stream = models.CharField(max_length=255, primary_key=True)
+    committed_offset = models.BigIntegerField(null=True, help_text="Of the last message that a committed batch holds.")
+    committed_at = models.DateTimeField(null=True)
+    reader = models.UUIDField(null=True, help_text="The mark of the process that reads it.")
+    taken_at = models.DateTimeField(null=True, help_text="When that process took over.")
+    seen_at = models.DateTimeField(null=True, help_text="When it last said how reading goes.")
+    caught_up_at = models.DateTimeField(help_text="All that came in before this was read.")
+    backlog = models.BigIntegerField(default=0, help_text="Messages not read yet, as far as the broker tells.")
+    messages_per_second = models.FloatField(default=0)
+    events_per_second = models.FloatField(default=0)
+    last_error = models.TextField(blank=True)
+    last_error_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "ingestion_stream_readers"
+
+    def __str__(self) -> str:
+        return self.stream
+
+
+class StreamGap(models.Model):
+    """Messages that were never read: retention took them, or the stream was made anew."""
+
+    id = models.BigAutoField(primary_key=True)
+    stream = models.CharField(max_length=255)
+    first_missing = models.BigIntegerField(help_text="Offset; numbers between may never have been used.")
+    last_missing = models.BigIntegerField(
+        null=True, help_text="Empty where the stream was made anew: nobody knows how far the old one went."
+    )
+    noticed_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "ingestion_stream_gaps"
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        end = "the end of a stream that is no more" if self.last_missing is None else f"{self.last_missing:,}"
+        return f"{self.stream} {self.first_missing:,} to {end}"

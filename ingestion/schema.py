@@ -18,7 +18,9 @@ from orgs.limits import (
     MAX_CLOCK_SKEW,
     MAX_COST_CENTS,
     MAX_EVENT_AGE,
+    MAX_EVENTS_PER_MESSAGE,
     MAX_LATENCY_MS,
+    MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
     MAX_METADATA_KEYS,
     MAX_TEXT_LENGTH,
@@ -92,6 +94,7 @@ def _number(text: str) -> Decimal:
 
 
 _ARRAYS = tuple(msgspec.json.Decoder(list[kind], float_hook=_number) for kind in (UsageEvent, _SnakeCaseEvent))  # type: ignore[valid-type]
+_OBJECTS = tuple(msgspec.json.Decoder(kind, float_hook=_number) for kind in (UsageEvent, _SnakeCaseEvent))
 _RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder(float_hook=_number)
 _EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
@@ -267,13 +270,26 @@ def read_lines(body: bytes, now: datetime, limit: int | None = None) -> list[Usa
 
 
 def read_message(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
-    """A message of a stream: one event, or a JSON array of events. What is neither is one `Invalid`."""
+    """A message of a stream: one event, or a JSON array of events. What is neither, or too large, is one `Invalid`."""
+    if len(body) > MAX_MESSAGE_BYTES:
+        return [Invalid(None, [Fault("", f"is larger than {MAX_MESSAGE_BYTES:,} bytes")], body)]
     if body.lstrip()[:1] != b"[":
+        clock = _Clock.at(now)
+        for decoder in _OBJECTS:
+            try:
+                event = decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+            if not _faults(event, clock):
+                return [event]
         return [read_event(body, now)]
     try:
-        return read_array(body, now)
+        return read_array(body, now, MAX_EVENTS_PER_MESSAGE)
     except NotJSON as error:
         return [Invalid(None, [Fault("", str(error))], body)]
+    except TooMany as error:
+        fault = Fault("", f"holds {error.args[0]:,} events; a message holds at most {MAX_EVENTS_PER_MESSAGE:,}")
+        return [Invalid(None, [fault], body)]
 
 
 def split(read: Sequence[UsageEvent | Invalid]) -> tuple[list[UsageEvent], list[Invalid]]:

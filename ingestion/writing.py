@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 
 import psycopg.errors
 import structlog
@@ -18,7 +19,7 @@ from django.utils import timezone
 
 from orgs.registry import add_stubs
 
-from . import conflicts, dedupe, storage
+from . import conflicts, dedupe, metrics, storage
 from .models import Batch, Door, QuarantinedMessage
 from .pricing import PriceBook
 from .rows import Identity, copy_events, days_of, identity, orgs_of, span_of
@@ -31,6 +32,16 @@ LATE_AFTER = timedelta(hours=1)  # an event older than this belongs to an hour t
 
 
 @dataclass(frozen=True)
+class StreamSpan:
+    """Where in a stream a delivery was read: offsets, both included, and how many messages."""
+
+    stream: str
+    first_offset: int
+    last_offset: int
+    messages: int
+
+
+@dataclass(frozen=True)
 class Delivery:
     """What came through a door in one go."""
 
@@ -40,6 +51,8 @@ class Delivery:
     rejected: int = 0
     # Whether unknown orgs and models that events name get a stub in the registry.
     registers: bool = False
+    span: StreamSpan | None = None
+    quarantined_offsets: Sequence[int] = ()  # of the quarantined ones, where they come from a stream
 
     @property
     def received(self) -> int:
@@ -75,6 +88,7 @@ def store(delivery: Delivery) -> Batch:
                 duplicates=batch.duplicates,
                 quarantined=batch.quarantined,
             )
+            metrics.note_batch(batch, delivery.quarantined)
             return batch
     raise AssertionError("unreachable")
 
@@ -110,6 +124,9 @@ def _write(
         started_at=started_at,
         completed_at=started_at,
     )
+    if span := delivery.span:
+        batch.stream, batch.messages_read = span.stream, span.messages
+        batch.first_offset, batch.last_offset = span.first_offset, span.last_offset
     batch.save(force_insert=True)
     if first is not None:
         if delivery.registers:
@@ -118,12 +135,13 @@ def _write(
     QuarantinedMessage.objects.bulk_create(
         QuarantinedMessage(
             batch=batch,
-            reason=message.faults[0].field or "unreadable",
+            reason=metrics.reason_of(message),
             detail="\n".join(map(str, message.faults)),
             payload=message.payload,
+            stream_offset=offset,
             received_at=started_at,
         )
-        for message in delivery.quarantined
+        for message, offset in zip_longest(delivery.quarantined, delivery.quarantined_offsets)
     )
     batch.completed_at = timezone.now()
     batch.save(force_update=True)

@@ -21,6 +21,10 @@ MAX_DRAINED_BYTES = (
 MAX_GZIP_MEMBERS = 100  # of one body; each costs a copy of the rest
 RETRY_AFTER_SECONDS = 5  # told with a 503: about the time a database takes to fail over or restart
 
+# ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_MESSAGE_BYTES = 1024 * 1024  # of one message; larger ones are quarantined
+MAX_EVENTS_PER_MESSAGE = 5_000  # more than fit into MAX_MESSAGE_BYTES: an array of more is made of something else
+
 # ── Rolling up ───────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_EVENTS_PER_ROLLUP = 500_000  # events; bounds the transaction, its memory and its locks to a few seconds
 

@@ -1,7 +1,7 @@
-"""How far the figures of an org trail the events that were accepted.
+"""How far the figures of an org trail the events that were sent.
 
-What was counted last is stored per org and model, and cached; how much waits is asked of the ledger of batches each time,
-so that a stopped rollup is never called fresh.
+What was counted last is stored per org and model, and cached; how much waits is asked of the ledger of batches and of the
+readers of streams each time, so that a stopped rollup or reader is never called fresh.
 """
 
 import uuid
@@ -19,6 +19,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from ingestion.models import Batch
+from ingestion.stream.position import read_up_to
 
 from .models import Freshness
 
@@ -107,10 +108,16 @@ def _waiting_since(org_id: uuid.UUID) -> datetime | None:
     return oldest
 
 
+def _lag(org_id: uuid.UUID) -> timedelta:
+    """Whose events wait on a stream nobody knows before they are read: that backlog is every org's."""
+    now = timezone.now()
+    since = [at for at in (_waiting_since(org_id), read_up_to()) if at is not None]
+    return max(timedelta(), now - min(since)) if since else timedelta()
+
+
 def entries(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> list[Entry]:
     """The freshness of each model of an org that was ever counted, or of one."""
-    waiting_since = _waiting_since(org_id)
-    lag = timezone.now() - waiting_since if waiting_since else timedelta()
+    lag = _lag(org_id)
     return [
         Entry(model, last_event_at, last_rollup_at, int(lag.total_seconds()), Status.of(lag))
         for model, last_event_at, last_rollup_at in _stored(org_id)

@@ -55,9 +55,9 @@ def make_batches(count: int) -> None:
         cursor.execute("TRUNCATE ingestion_batches CASCADE")
         cursor.execute(
             "INSERT INTO ingestion_batches (public_id, door, received, accepted, duplicates, conflicts, rejected,"
-            " quarantined, org_ids, is_late, retries, started_at, completed_at, rolled_up_at)"
+            " quarantined, stream, org_ids, is_late, retries, started_at, completed_at, rolled_up_at)"
             " SELECT gen_random_uuid(), CASE WHEN i %% 500 = 0 THEN 'trace' ELSE 'http' END, 100, 100, 0, 0, 0,"
-            " CASE WHEN i %% 1000 = 0 THEN 1 ELSE 0 END, '{}', false, 0, now(), now(),"
+            " CASE WHEN i %% 1000 = 0 THEN 1 ELSE 0 END, '', '{}', false, 0, now(), now(),"
             " CASE WHEN i <= %s - 10 THEN now() END FROM generate_series(1, %s) i",
             [count, count],
         )

@@ -13,7 +13,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from redis.exceptions import RedisError
 from rest_framework.test import APIClient
 
-from ingestion.models import Batch
+from ingestion.models import Batch, StreamReader
 from orgs.models import Org, Scope
 from usage.models import Freshness
 from usage.rollups import roll_up
@@ -155,10 +155,21 @@ def test_the_cache_is_asked_first_but_never_for_the_lag(
     roll_up()
     first = ask().json()
     Freshness.objects.all().delete()
-    with django_assert_num_queries(4):  # the key, the org, and twice the batches that wait
+    with django_assert_num_queries(6):  # the key, the org, and twice the batches that wait and the streams
         assert ask().json() == first
     waits_for(ingest([make_event(org)]), timedelta(hours=1))
     assert standing(ask()) == ("delayed", {"delayed"})
+
+
+@pytest.mark.parametrize(("behind", "status"), [(1, "fresh"), (400, "stale"), (700, "delayed")])
+def test_what_waits_on_a_stream_is_every_orgs_lag(ask: Ask, org: Org, behind: int, status: str) -> None:
+    ingest([make_event(org)])
+    roll_up()
+    now = timezone.now()
+    StreamReader.objects.create(stream="read", caught_up_at=now)
+    StreamReader.objects.create(stream="behind", caught_up_at=now - timedelta(seconds=behind))
+    assert standing(ask()) == (status, {status})
+    assert behind <= ask().json()["entries"][0]["lagSeconds"] <= behind + 30
 
 
 def test_without_redis_the_database_answers(ask: Ask, org: Org, settings: Settings) -> None:

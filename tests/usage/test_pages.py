@@ -273,7 +273,7 @@ def test_the_page_asks_the_database_a_fixed_number_of_times(
 ) -> None:
     client = visit(make_user(org=org))
     client.get(f"/orgs/{org.slug}/usage/")  # fills the cache of the freshness
-    with django_assert_num_queries(13):
+    with django_assert_num_queries(14):
         client.get(f"/orgs/{org.slug}/usage/?{DAY}&granularity=hour")
 
 

@@ -11,7 +11,6 @@ import time
 import uuid
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -27,6 +26,7 @@ from django.db import connection, transaction
 from django.test import Client, override_settings
 from django.utils import timezone
 
+from analytics_site.rig import scratch_database
 from ingestion.copying import copy_in
 from ingestion.dedupe import rotate
 from ingestion.models import Door, Ledger, Status, UsageEvent
@@ -88,18 +88,6 @@ class Command(BaseCommand):
                 f"{line.what:<34}{line.figure:>16}   {line.compared_to:<44}{line.compared:>14}{line.ratio:>8}   {line.goal}"
             )
         self.stdout.write("\n" + json.dumps(figures | rollup_figures | api_figures))
-
-
-@contextmanager
-def scratch_database() -> Iterator[None]:
-    """An empty, migrated database; gone at the end."""
-    name = connection.settings_dict["NAME"]
-    connection.settings_dict["TEST"]["NAME"] = f"bench_{uuid.uuid4().hex[:12]}"
-    connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
-    try:
-        yield
-    finally:
-        connection.creation.destroy_test_db(name, verbosity=0)
 
 
 def conditions() -> str:

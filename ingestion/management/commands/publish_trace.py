@@ -1,0 +1,41 @@
+from argparse import ArgumentParser
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from ingestion.stream.feed import BROKER_ERRORS, Feed
+from ingestion.stream.publishing import NotConfirmed, Publisher, grouped, publish_all
+from ingestion.stream.step import streams
+from ingestion.trace import NotATrace, Trace
+
+
+class Command(BaseCommand):
+    help = "Publish a CSV trace on the stream, confirmed by the broker. The events are those of replay_trace."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("csv", type=Path)
+        parser.add_argument("--rate", type=float, default=0, help="events a second; default: as fast as it goes")
+        parser.add_argument("--per-message", type=int, default=1, help="events of a message")
+        parser.add_argument(
+            "--keep-times", action="store_true", help="leave the times; else the last row is moved to yesterday (UTC)"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["per_message"] < 1 or options["rate"] < 0:
+            raise CommandError("--per-message is 1 or more, --rate 0 or more")
+        last_day = None if options["keep_times"] else (timezone.now() - timedelta(days=1)).date()
+        try:
+            for stream in streams():  # declares it where it is missing
+                Feed(settings.RABBITMQ_URL, stream, "", settings.RABBITMQ_STREAM_MAX_BYTES).close()
+            trace = grouped(Trace(options["csv"], last_day).messages(), options["per_message"])
+            with Publisher() as publisher:
+                messages, events = publish_all(publisher, trace, options["rate"])
+        except NotATrace as error:
+            raise CommandError(str(error)) from error
+        except (NotConfirmed, *BROKER_ERRORS) as error:
+            raise CommandError(f"the broker at RABBITMQ_URL: {error}") from error
+        self.stdout.write(f"{events:,} events in {messages:,} messages, all confirmed")

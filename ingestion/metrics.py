@@ -1,0 +1,77 @@
+"""What ingestion counts for Prometheus, in the process that does it."""
+
+from collections.abc import Iterable, Iterator
+
+from django.db.models import Count
+from django.utils import timezone
+from prometheus_client import Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+
+from orgs.limits import MAX_ADMIN_COUNT
+
+from .models import Batch, QuarantinedMessage, StreamGap, StreamReader
+from .schema import Invalid
+
+EVENTS = Counter("analytics_ingestion_events", "Events by door and what became of them", ("door", "outcome"))
+QUARANTINED = Counter("analytics_ingestion_quarantined", "Messages quarantined, by the field at fault", ("reason",))
+BATCH_EVENTS = Histogram(
+    "analytics_ingestion_batch_events",
+    "Events of a batch",
+    ("door",),
+    buckets=(1, 10, 100, 500, 1_000, 5_000, 10_000, 20_000),
+)
+COMMIT_SECONDS = Histogram(
+    "analytics_ingestion_commit_seconds",
+    "From the start of a batch's transaction to its end",
+    ("door",),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+STREAM_RECONNECTS = Counter(
+    "analytics_stream_interruptions", "Times that reading broke off and began again", ("stream",)
+)
+
+_OUTCOMES = ("accepted", "duplicates", "conflicts", "rejected", "quarantined")
+
+
+def note_batch(batch: Batch, quarantined: Iterable[Invalid]) -> None:
+    """Count a batch that was stored. A caller's transaction may still undo it: these are counters, not figures."""
+    for outcome in _OUTCOMES:
+        if number := getattr(batch, outcome):
+            EVENTS.labels(batch.door, outcome).inc(number)
+    BATCH_EVENTS.labels(batch.door).observe(batch.received)
+    COMMIT_SECONDS.labels(batch.door).observe((batch.completed_at - batch.started_at).total_seconds())
+    for message in quarantined:
+        QUARANTINED.labels(reason_of(message)).inc()
+
+
+def reason_of(message: Invalid) -> str:
+    """The field at fault; "unreadable" where it is the whole."""
+    return message.faults[0].field or "unreadable"
+
+
+class StreamState:
+    """How readers of streams and quarantine are doing, read from the database when it is asked for.
+
+    The one process that is asked tells it, whichever process reads. Collected by the web process's registry.
+    """
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        now = timezone.now()
+        backlog = GaugeMetricFamily("analytics_stream_backlog_messages", "Messages not read yet", labels=("stream",))
+        lag = GaugeMetricFamily("analytics_stream_lag_seconds", "Age of what was read last", labels=("stream",))
+        rate = GaugeMetricFamily("analytics_stream_events_per_second", "Events read lately", labels=("stream",))
+        for row in StreamReader.objects.all():
+            backlog.add_metric((row.stream,), row.backlog)
+            lag.add_metric((row.stream,), max(0.0, (now - row.caught_up_at).total_seconds()))
+            rate.add_metric((row.stream,), row.events_per_second)
+        gaps = GaugeMetricFamily(
+            "analytics_stream_gaps", "Times that retention overtook the reader", labels=("stream",)
+        )
+        for stream, count in StreamGap.objects.order_by().values_list("stream").annotate(count=Count("id")):
+            gaps.add_metric((stream,), count)
+        waiting = GaugeMetricFamily(
+            "analytics_quarantine_waiting_messages", "Messages in quarantine, as far as counted"
+        )
+        state = QuarantinedMessage.State.WAITING
+        waiting.add_metric((), QuarantinedMessage.objects.filter(state=state)[:MAX_ADMIN_COUNT].count())
+        yield from (backlog, lag, rate, gaps, waiting)

@@ -1,0 +1,73 @@
+"""Who reads a stream: a thread that waits for its turn, reads, and begins anew after whatever went wrong."""
+
+import threading
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+from django.utils import timezone
+
+from ingestion.metrics import STREAM_RECONNECTS
+from ingestion.models import StreamReader
+
+from .batching import Batching
+from .feed import Feed
+from .position import Position, Superseded, let_go, take_over
+from .sharing import Share
+
+logger = structlog.get_logger(__name__)
+
+RETRY_AFTER = 1.0  # seconds between looks whether the stream's reader is gone, or a server is back
+
+
+class Reader(threading.Thread):
+    """One stream, for as long as the process lives. Waits while another process reads it; outlives both servers."""
+
+    def __init__(self, stream: str, share: Share) -> None:
+        super().__init__(name=f"reader {stream}", daemon=True)
+        self.stream, self.share = stream, share
+        self.stopping = threading.Event()
+
+    def stop(self) -> None:
+        """The open batch is committed, then the thread ends."""
+        self.stopping.set()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                position = take_over(self.stream) if self.share.claim(self.stream) else None
+                if position is not None:
+                    logger.info("stream_taken", stream=self.stream, offset=position.offset)
+                    self._read_from(position)
+            except Superseded:
+                logger.warning("stream_superseded", stream=self.stream)
+            except Exception as error:  # whatever it is: a thread that ended would read nothing, and say nothing
+                let_go()  # the session may be what broke; what follows is written on another
+                STREAM_RECONNECTS.labels(self.stream).inc()
+                logger.warning("stream_interrupted", stream=self.stream, error=repr(error))
+                self._note_error(error)
+            finally:
+                let_go()
+                self.share.give_back(self.stream)
+            self.stopping.wait(RETRY_AFTER)
+
+    def _read_from(self, position: Position) -> None:
+        feed = Feed(settings.RABBITMQ_URL, self.stream, settings.RABBITMQ_CONSUMER, settings.RABBITMQ_STREAM_MAX_BYTES)
+        try:
+            if position.offset is not None:
+                position.begin(*feed.bounds())
+            feed.start(position.next_offset)
+            Batching(feed, position).run(self._is_over)
+        finally:
+            feed.close()
+
+    def _is_over(self) -> bool:
+        return self.stopping.is_set() or self.share.is_too_much(self.stream)
+
+    def _note_error(self, error: Exception) -> None:
+        try:
+            StreamReader.objects.filter(pk=self.stream).update(
+                last_error=repr(error)[:500], last_error_at=timezone.now()
+            )
+        except (DatabaseError, InterfaceError):
+            connection.close()

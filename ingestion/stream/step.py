@@ -1,0 +1,54 @@
+"""Readers inside a Celery worker: `celery -A analytics_site worker --read-stream -P solo`."""
+
+import time
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from django.conf import settings
+from prometheus_client import start_http_server
+
+from .reader import Reader
+from .sharing import Share
+
+logger = structlog.get_logger(__name__)
+
+STOP_TIMEOUT = 9.0  # seconds for the open batches; whoever stops the process kills it after 10
+
+
+def streams() -> list[str]:
+    """The stream, or its partitions by RabbitMQ's naming of super streams."""
+    count = settings.RABBITMQ_STREAM_PARTITIONS
+    name = settings.RABBITMQ_STREAM
+    return [f"{name}-{number}" for number in range(count)] if count else [name]
+
+
+class ReadStream(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A thread per stream, beside the worker's own work; ends with the worker."""
+
+    requires = ("celery.worker.components:Pool",)  # threads begin after the pool has forked
+
+    def __init__(self, parent: Any, read_stream: bool = False, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.enabled = read_stream
+        self.share = Share(settings.RABBITMQ_STREAM, streams())
+        self.readers: list[Reader] = []
+
+    def start(self, parent: Any) -> None:
+        start_http_server(settings.METRICS_PORT)
+        self.readers = [Reader(stream, self.share) for stream in streams()]
+        self.share.start()
+        for reader in self.readers:
+            reader.start()
+        logger.info("stream_readers_started", streams=streams())
+
+    def stop(self, parent: Any) -> None:
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for reader in self.readers:
+            reader.stop()
+        for reader in self.readers:
+            reader.join(max(0.0, deadline - time.monotonic()))
+        self.share.stopping.set()  # last: until the streams are free, the others have to wait for their part
+        self.readers = []
+
+    terminate = stop
