@@ -1,8 +1,7 @@
 """Messages of a stream from an offset on, over AMQP 0-9-1.
 
 The connection lives on a thread of its own, so that a commit that takes long never keeps heartbeats from being sent.
-Credit is what holds memory: the broker sends `PREFETCH` messages beyond the last that was acknowledged, and where these
-are large, the thread stops reading at `MAX_BUFFERED_BYTES`.
+Credit is what holds memory: the broker sends so many messages beyond the last that was acknowledged, and where these are large, the thread stops reading at `MAX_BUFFERED_BYTES`.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ from kombu.connection import Connection
 
 HEARTBEAT = 10  # seconds; a broker that says nothing for twice this is taken for gone
 CONNECT_TIMEOUT = 5  # seconds
-PREFETCH = 2_000  # messages: some batches of many small ones, so that reading goes on while one commits
+MAX_PREFETCH = 65_535  # messages; what the protocol can say
 MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 FIRST_LOOK_TIMEOUT = 5.0  # seconds for the first message before reading; a stream that has none by then is empty
 LOOK_TIMEOUT = 1.0  # seconds for the same while reading; it looks again anyway
@@ -105,10 +104,10 @@ class Feed:
             channel.basic_cancel(tag)
         return found
 
-    def start(self, offset: int) -> None:
-        """Begin to read at an offset, or at the first after it."""
+    def start(self, offset: int, prefetch: int) -> None:
+        """Begin to read at an offset, or at the first after it, with credit for so many messages."""
         channel = self._channel()
-        channel.basic_qos(0, PREFETCH, False)
+        channel.basic_qos(0, min(prefetch, MAX_PREFETCH), False)
         channel.basic_consume(
             self.stream,
             consumer_tag=self.consumer,
@@ -173,15 +172,15 @@ class Feed:
                 if self._first_wanted.is_set():
                     self._first_wanted.clear()
                     self._firsts.put(self._look("first", 1, FIRST_LOOK_TIMEOUT))
-                if self._asked.is_set():
-                    self._asked.clear()
-                    if last := self._look("last", MAX_CHUNK):
-                        self._end = last[-1] + 1
                 if self._buffered > MAX_BUFFERED_BYTES:
                     # What is not read can't be known to be alive: only our own sign of life is sent.
                     self._connection.connection.send_heartbeat()
                     time.sleep(_PAUSE)
                     continue
+                if self._asked.is_set():
+                    self._asked.clear()
+                    if last := self._look("last", MAX_CHUNK):
+                        self._end = last[-1] + 1
                 with contextlib.suppress(TimeoutError):
                     self._connection.drain_events(timeout=_PAUSE)
                 if time.monotonic() - ticked > HEARTBEAT / 4:

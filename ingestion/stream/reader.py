@@ -56,7 +56,8 @@ class Reader(threading.Thread):
         try:
             if position.offset is not None:
                 position.begin(*feed.bounds())
-            feed.start(position.next_offset)
+            # Two batches of messages with one event each: the next comes in while one commits.
+            feed.start(position.next_offset, prefetch=2 * settings.INGESTION_BATCH_SIZE)
             Batching(feed, position).run(self._is_over)
         finally:
             feed.close()

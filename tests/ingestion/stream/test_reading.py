@@ -177,10 +177,8 @@ def test_retention_that_overtakes_a_reader_at_work_is_a_gap_too(
     delete: Delete,
     broker: Connection,
     settings: LazySettings,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings.INGESTION_BATCH_SIZE = 5
-    monkeypatch.setattr(feeds, "PREFETCH", 10)
     declare_small(broker, stream, delete)
     early, *events = [make_event() for _ in range(401)]
     publish(early)
@@ -350,14 +348,14 @@ def test_a_commit_that_waits_for_long_starves_no_heartbeat(
 
 
 def test_credit_is_given_only_for_what_is_committed(stream: str, publish: Publish) -> None:
-    count = 2 * feeds.PREFETCH + 500
+    prefetch, count = 2_000, 4_500
     publish(*(b"%d" % number for number in range(count)))
     feed = Feed(RABBITMQ, stream, "test", 1)
     try:
-        feed.start(0)
+        feed.start(0, prefetch)
         threading.Event().wait(2)
         waiting = feed._messages.qsize()
-        assert feeds.PREFETCH <= waiting < feeds.PREFETCH + 500, "the broker ends with the chunk it has begun"
+        assert prefetch <= waiting < prefetch + 500, "the broker ends with the chunk it has begun"
         got: list[Message] = []
         while message := feed.get(0.5):
             got.append(message)
@@ -382,7 +380,7 @@ def test_large_messages_are_buffered_up_to_the_limit(
     publish(*(b"x" * 500_000 for _ in range(60)))
     feed = Feed(RABBITMQ, stream, "test", 1)
     try:
-        feed.start(0)
+        feed.start(0, 10_000)
         threading.Event().wait(2)
         assert 8 <= feed._messages.qsize() <= 20, "a frame or two beyond it"
         got = 0
