@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
@@ -240,16 +240,28 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
+T = TypeVar("T")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
+    """What the fast way makes of a body; None where that is for the thorough way."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _are_right(events: Sequence[UsageEvent], now: datetime) -> bool:
+    clock = _Clock.at(now)
+    return not any(_faults(event, clock) for event in events)
+
+
 def read_array(body: bytes, now: datetime, limit: int | None = None) -> list[UsageEvent | Invalid]:
     """A JSON array of events, in its order. Raises `NotJSON` where it is none, `TooMany` before more are read one by one."""
-    clock = _Clock.at(now)
     for decoder in _ARRAYS:
-        try:
-            events = decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        if not any(_faults(event, clock) for event in events):
-            return events
+        events = _decoded(decoder, body)
+        if events is not None and _are_right(events, now):
+            return list(events)
     try:
         payloads = _RAW_ARRAY.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -274,13 +286,9 @@ def read_message(body: bytes, now: datetime) -> list[UsageEvent | Invalid]:
     if len(body) > MAX_MESSAGE_BYTES:
         return [Invalid(None, [Fault("", f"is larger than {MAX_MESSAGE_BYTES:,} bytes")], body)]
     if body.lstrip()[:1] != b"[":
-        clock = _Clock.at(now)
         for decoder in _OBJECTS:
-            try:
-                event = decoder.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                continue
-            if not _faults(event, clock):
+            event = _decoded(decoder, body)
+            if event is not None and _are_right([event], now):
                 return [event]
         return [read_event(body, now)]
     try:

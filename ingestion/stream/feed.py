@@ -1,7 +1,8 @@
 """Messages of a stream from an offset on, over AMQP 0-9-1.
 
 The connection lives on a thread of its own, so that a commit that takes long never keeps heartbeats from being sent.
-Credit is what holds memory: the broker sends so many messages beyond the last that was acknowledged, and where these are large, the thread stops reading at `MAX_BUFFERED_BYTES`.
+Credit is what holds memory: the broker sends so many messages beyond the last that was acknowledged, and where these are
+large, the thread stops reading at `MAX_BUFFERED_BYTES`.
 """
 
 import contextlib
