@@ -214,6 +214,7 @@ def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) ->
         else:
             given[name] = value
     values: dict[str, Any] = {}
+    of_names = len(faults)
     for name, field in _FIELDS.items():
         if name not in given:
             if field.required:
@@ -223,9 +224,9 @@ def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) ->
             values[name] = msgspec.convert(given[name], _TYPES[name])
         except msgspec.ValidationError:
             faults.append(Fault(field.encode_name, RULES[name]))
-    if not faults:
+    if len(faults) == of_names:  # every value has its type: the rules between them can be tried
         event = UsageEvent(**values)
-        faults = _faults(event, _Clock.at(now))
+        faults += _faults(event, _Clock.at(now))
         if not faults:
             return event
     event_id = given.get("event_id")

@@ -34,12 +34,20 @@
   // ── The filters: a choice shows at once, and the address says only what differs from the default ───────────
   const DEFAULTS = { range: "7d", granularity: "auto", model: "", measure: "spend", group: "model", sort: "-spend" };
 
+  // A list changes with every letter of a name that is typed: the form waits for the last one, or the swap would take the
+  // list away in the middle of a word.
+  const TYPING_PAUSE = 300; // ms
+  let submission;
+
   document.addEventListener("change", (event) => {
     const form = event.target.closest("form[data-filters]");
     if (!form) return;
+    clearTimeout(submission);
     const { name, value } = event.target;
     const waitsForDates = name === "start" || name === "end" || (name === "range" && value === "custom");
-    if (!waitsForDates) form.requestSubmit();
+    if (waitsForDates) return;
+    if (event.target.matches("select")) submission = setTimeout(() => form.requestSubmit(), TYPING_PAUSE);
+    else form.requestSubmit();
   });
 
   document.addEventListener("htmx:configRequest", (event) => {

@@ -144,6 +144,13 @@ def test_nothing_complains_under_the_policy(open_page: Open, live_server: LiveSe
     page.click("label[for=range-30d]")
     expect(page.locator("#range-30d")).to_be_checked()
     page.wait_for_url("**/usage/?range=30d")
+    page.click("label[for=range-custom]")
+    page.fill("#start", "2026-01-01")
+    page.fill("#end", "2026-01-31")
+    page.click("button.apply")
+    page.wait_for_url("**/usage/?*start=2026-01-01*")
+    page.click("label[for=range-7d]")
+    page.wait_for_url("**/usage/")
     page.hover(".slot >> nth=-1")
     expect(page.locator(".tip")).to_be_visible()
     assert page.complaints == []  # type: ignore[attr-defined]
@@ -204,6 +211,7 @@ def test_everything_works_by_keyboard(open_page: Open, live_server: LiveServer, 
     page = open_page()
     page.goto(live_server.url + "/orgs/acme/usage/")
     # Sign in: the focus waits in the first field.
+    expect(page.locator("#id_username")).to_be_focused()
     page.keyboard.type("owner@example.com")
     page.keyboard.press("Tab")
     page.keyboard.type("correct horse")
@@ -218,8 +226,7 @@ def test_everything_works_by_keyboard(open_page: Open, live_server: LiveServer, 
     expect(page.locator("#range-30d")).to_be_focused()
     # Filter by a model in the list.
     press_until(page, "#model")
-    page.keyboard.type("Birch")
-    page.keyboard.press("Enter")
+    page.keyboard.type("Birch", delay=50)
     page.wait_for_url("**model=**")
     expect(page.locator(".chip")).to_contain_text("Birch Mini")
     # Walk along the chart: one stop, then arrows.

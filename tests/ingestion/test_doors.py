@@ -254,6 +254,10 @@ def test_validate_names_every_field_that_is_wrong_or_unknown(api: APIClient, org
     answer = validate(api, document, make_key(org, Scope.EVENTS_WRITE))
     assert answer.status_code == 400
     assert {error["field"] for error in answer.json()["errors"]} == {"status", "region", "modelId"}
+    # A field that is unknown hides no rule between those that are known.
+    document = as_json(make_event(org), errorCode="x", region="eu")
+    answer = validate(api, document, make_key(org, Scope.EVENTS_WRITE))
+    assert {error["field"] for error in answer.json()["errors"]} == {"errorCode", "region"}
 
 
 def test_validate_needs_the_scope(api: APIClient, org: Org) -> None:
