@@ -154,7 +154,10 @@ class Feed:
         if self._thread is not None:
             self._thread.join()
         with contextlib.suppress(*BROKER_ERRORS):
-            self._connection.close()
+            if self._error is None:
+                self._connection.close()
+            else:
+                self._connection.collect()  # a broker that hangs would never answer a farewell
 
     # ── On the thread ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,8 @@ class Share(threading.Thread):
         while not self.stopping.is_set():
             try:
                 hold_for_session(Lock.STREAM_WORKER, self.group, shared=True)  # again and again: it counts up, no more
-                part = math.ceil(len(self.streams) / count_holders(Lock.STREAM_WORKER, self.group))
+                workers = count_holders(Lock.STREAM_WORKER, self.group)
+                part = math.ceil(len(self.streams) / max(1, workers))
                 if part != self._part:
                     logger.info("stream_share", group=self.group, streams=part)
                 self._part = part
