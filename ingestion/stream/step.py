@@ -13,7 +13,7 @@ from .sharing import Share
 
 logger = structlog.get_logger(__name__)
 
-STOP_TIMEOUT = 9.0  # seconds for the open batches; whoever stops the process kills it after 10
+STOP_TIMEOUT = 7.0  # seconds for the open batches: with the end of Celery itself, the process has ended after 10
 
 
 def streams() -> list[str]:
