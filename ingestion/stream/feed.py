@@ -154,10 +154,8 @@ class Feed:
         if self._thread is not None:
             self._thread.join()
         with contextlib.suppress(*BROKER_ERRORS):
-            if self._error is None:
-                self._connection.close()
-            else:
-                self._connection.collect()  # a broker that hangs would never answer a farewell
+            # No farewell: its answer comes behind all that the broker has sent already, however much, or never.
+            self._connection.collect()
 
     # ── On the thread ────────────────────────────────────────────────────────────────────────────────────────────
 

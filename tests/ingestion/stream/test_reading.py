@@ -389,3 +389,8 @@ def test_large_messages_are_buffered_up_to_the_limit(
         assert got == 60
     finally:
         feed.close()
+    feed = Feed(RABBITMQ, stream, "test", 1)
+    feed.start(0, 10_000)
+    threading.Event().wait(2)
+    feed.close()
+    assert feed._messages.qsize() <= 20, "closing takes in nothing more"
