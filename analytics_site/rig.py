@@ -22,7 +22,7 @@ from kombu.connection import Connection
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # Debian's; the wrapper in sbin would change the user
 START_TIMEOUT = 90.0  # seconds
-SCRATCH_REDIS = "9"  # a Redis database that nobody else's workers listen to
+SCRATCH_REDIS = 9  # a Redis database that nobody else's workers listen to
 
 
 @contextlib.contextmanager
@@ -41,14 +41,9 @@ def scratch_database() -> Iterator[None]:
 def environment(**variables: str) -> dict[str, str]:
     """Of a process that works in the scratch database."""
     database = urlsplit(settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
-    redis = urlsplit(settings.REDIS_URL)
-    if redis.scheme == "unix":
-        redis = redis._replace(query=urlencode(dict(parse_qsl(redis.query)) | {"db": SCRATCH_REDIS}))
-    else:
-        redis = redis._replace(path=f"/{SCRATCH_REDIS}")
     scratch = {
         "DATABASE_URL": _unsplit(database),
-        "REDIS_URL": _unsplit(redis),
+        "REDIS_URL": redis_url(SCRATCH_REDIS),
         "BROKER_URL": "",
         "EMBEDDED_SERVERS": "0",
         "LOG_LEVEL": "WARNING",
@@ -56,6 +51,14 @@ def environment(**variables: str) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",  # of being root
     }
     return os.environ | scratch | variables
+
+
+def redis_url(number: int) -> str:
+    """One of the numbered databases of the Redis of the settings."""
+    parts = urlsplit(settings.REDIS_URL)
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}?{urlencode(dict(parse_qsl(parts.query)) | {'db': number})}"
+    return urlunsplit(parts._replace(path=f"/{number}"))
 
 
 def _unsplit(parts: object) -> str:

@@ -1,5 +1,5 @@
 """Every advisory lock of the service, in one place: no two have one number. All last for the transaction,
-except that of a stream's reader, which lasts for its session."""
+except those of a stream's readers, which last for their sessions."""
 
 import enum
 

@@ -1,4 +1,4 @@
-"""What ingestion counts for Prometheus, in the process that does it."""
+"""What Prometheus is told of ingestion: counters of the process that does it, and the state that stands in the database."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from orgs.limits import MAX_ADMIN_COUNT
 
 from .models import Batch, QuarantinedMessage, StreamGap, StreamReader
-from .schema import Invalid
+from .schema import Invalid, reason_of
 
 EVENTS = Counter("analytics_ingestion_events", "Events by door and what became of them", ("door", "outcome"))
 QUARANTINED = Counter("analytics_ingestion_quarantined", "Messages quarantined, by the field at fault", ("reason",))
@@ -41,12 +41,7 @@ def note_batch(batch: Batch, quarantined: Iterable[Invalid]) -> None:
     BATCH_EVENTS.labels(batch.door).observe(batch.received)
     COMMIT_SECONDS.labels(batch.door).observe((batch.completed_at - batch.started_at).total_seconds())
     for message in quarantined:
-        QUARANTINED.labels(reason_of(message)).inc()
-
-
-def reason_of(message: Invalid) -> str:
-    """The field at fault; "unreadable" where it is the whole."""
-    return message.faults[0].field or "unreadable"
+        QUARANTINED.labels(reason_of(message.faults)).inc()
 
 
 class StreamState:
@@ -65,7 +60,7 @@ class StreamState:
             lag.add_metric((row.stream,), max(0.0, (now - row.caught_up_at).total_seconds()))
             rate.add_metric((row.stream,), row.events_per_second)
         gaps = GaugeMetricFamily(
-            "analytics_stream_gaps", "Times that retention overtook the reader", labels=("stream",)
+            "analytics_stream_gaps", "Gaps recorded: messages that were never read", labels=("stream",)
         )
         for stream, count in StreamGap.objects.order_by().values_list("stream").annotate(count=Count("id")):
             gaps.add_metric((stream,), count)

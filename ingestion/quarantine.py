@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from .models import Batch, Door, QuarantinedMessage
-from .schema import Invalid, UsageEvent, read_message
+from .schema import Invalid, UsageEvent, read_message, reason_of
 from .writing import Delivery, store
 
 logger = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ def replay(message_ids: Iterable[int]) -> Batch | None:
             read = read_message(bytes(message.payload), now)
             faults = [fault for item in read if isinstance(item, Invalid) for fault in item.faults]
             if faults:
-                message.reason = faults[0].field or "unreadable"
+                message.reason = reason_of(faults)
                 message.detail = "\n".join(map(str, faults))
                 message.save(update_fields=("reason", "detail"))
             else:

@@ -112,6 +112,11 @@ class Fault:
         return f"{self.field} {self.message}".strip()
 
 
+def reason_of(faults: Sequence[Fault]) -> str:
+    """The field at fault, by which what is quarantined is sorted; "unreadable" where it is the whole."""
+    return faults[0].field or "unreadable"
+
+
 @dataclass(frozen=True, slots=True)
 class Invalid:
     """A message that is no event: every fault found, and its bytes."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from django.utils import timezone
 
 from orgs.limits import MAX_TOKENS
 
@@ -34,6 +35,11 @@ class Trace:
 
     path: Path
     last_day: date | None
+
+    @classmethod
+    def recent(cls, path: Path, *, keep_times: bool = False) -> "Trace":
+        """With its last row moved to yesterday (UTC), unless its times are to be kept."""
+        return cls(path, None if keep_times else (timezone.now() - timedelta(days=1)).date())
 
     @cached_property
     def digest(self) -> str:

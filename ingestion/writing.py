@@ -23,7 +23,7 @@ from . import conflicts, dedupe, metrics, storage
 from .models import Batch, Door, QuarantinedMessage
 from .pricing import PriceBook
 from .rows import Identity, copy_events, days_of, identity, orgs_of, span_of
-from .schema import Invalid, UsageEvent
+from .schema import Invalid, UsageEvent, reason_of
 
 logger = structlog.get_logger(__name__)
 
@@ -135,7 +135,7 @@ def _write(
     QuarantinedMessage.objects.bulk_create(
         QuarantinedMessage(
             batch=batch,
-            reason=metrics.reason_of(message),
+            reason=reason_of(message.faults),
             detail="\n".join(map(str, message.faults)),
             payload=message.payload,
             stream_offset=offset,

@@ -1,7 +1,6 @@
 """Processes of the service as an operator starts them, on the servers and the database of the tests."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,10 +9,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlencode
 
+import pytest
 from django.conf import settings
 from django.db import connection
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+from analytics_site.rig import free_port, redis_url, wait_for
 
 NOWHERE = "127.0.0.1:1"  # nothing listens there
 DATABASE_AWAY = {"DATABASE_URL": f"postgresql://nobody@{NOWHERE}/none"}
@@ -26,14 +30,6 @@ def database_url(name: str = "") -> str:
     parameters = connection.get_connection_params()
     options = {key: parameters[key] for key in ("host", "port", "user", "password") if parameters.get(key)}
     return f"postgresql:///{name or connection.settings_dict['NAME']}?{urlencode(options)}"
-
-
-def redis_url(number: int) -> str:
-    """One of the numbered databases of the Redis of the tests, whose own is the first."""
-    parts = urlsplit(settings.REDIS_URL)
-    if parts.scheme == "unix":
-        return f"unix://{parts.path}?db={number}"
-    return urlunsplit((parts.scheme, parts.netloc, f"/{number}", parts.query, ""))
 
 
 def environment(**variables: str | None) -> dict[str, str]:
@@ -60,9 +56,7 @@ def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess
 @contextmanager
 def gunicorn(log: Path, **variables: str) -> Iterator[str]:
     """The address of a gunicorn that runs as it does in production; its standard error goes to a file."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--no-control-socket"]
     with log.open("w") as stderr:
@@ -87,8 +81,17 @@ def gunicorn(log: Path, **variables: str) -> Iterator[str]:
         process.wait(timeout=30)
 
 
+def connected(url: str) -> Connection:
+    """A connection to a broker. Where none answers the test is skipped, in CI it fails."""
+    broker = Connection(url, connect_timeout=2)
+    try:
+        broker.connect()
+    except (OperationalError, *broker.connection_errors):
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no broker answers at {url}")
+        pytest.skip("no RabbitMQ answers: docker run -d -p 127.0.0.1:5672:5672 rabbitmq:4, or name one in RABBITMQ_URL")
+    return broker
+
+
 def eventually(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+    wait_for(holds, f"not within {seconds} s: {what}", seconds)

@@ -1,7 +1,7 @@
 """How far the figures of an org trail the events that were sent.
 
 What was counted last is stored per org and model, and cached; how much waits is asked of the ledger of batches and of the
-readers of streams each time, so that a stopped rollup or reader is never called fresh.
+readers of streams each time, so that a stopped rollup or a stopped reader is not called fresh.
 """
 
 import uuid

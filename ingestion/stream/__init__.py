@@ -6,6 +6,7 @@
   how that goes.
 - `reader` waits for its turn, reads, and begins anew after whatever went wrong.
 - `sharing` keeps several workers from taking more partitions than their part.
+- `partitions` names the streams.
 - `step` runs readers inside a Celery worker.
 - `publishing` is the other end, for traces and tests.
 """

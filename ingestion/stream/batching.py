@@ -28,7 +28,8 @@ class OpenBatch:
     messages: int = 0
     size: int = 0  # bytes
     events: list[UsageEvent] = field(default_factory=list)
-    quarantined: list[tuple[int, Invalid]] = field(default_factory=list)
+    quarantined: list[Invalid] = field(default_factory=list)
+    quarantined_offsets: list[int] = field(default_factory=list)
     deadline: float = 0.0
 
     def add(self, message: Message, now: datetime) -> None:
@@ -40,7 +41,8 @@ class OpenBatch:
         self.size += len(message.body)
         for item in read_message(message.body, now):
             if isinstance(item, Invalid):
-                self.quarantined.append((message.offset, item))
+                self.quarantined.append(item)
+                self.quarantined_offsets.append(message.offset)
             else:
                 self.events.append(item)
 
@@ -62,8 +64,8 @@ def commit(batch: OpenBatch, position: Position) -> Message:
             Delivery(
                 Door.STREAM,
                 batch.events,
-                quarantined=[invalid for _, invalid in batch.quarantined],
-                quarantined_offsets=[offset for offset, _ in batch.quarantined],
+                quarantined=batch.quarantined,
+                quarantined_offsets=batch.quarantined_offsets,
                 registers=True,
                 span=StreamSpan(position.stream, batch.first_offset, batch.last.offset, batch.messages),
             )

@@ -27,6 +27,13 @@ _PAUSE = 0.02  # seconds between looks, where there is nothing to do
 BROKER_ERRORS = (amqp.exceptions.AMQPError, OSError)
 
 
+def connect(url: str) -> Any:
+    """A connection with heartbeats, which whoever has it must send. Raises `BROKER_ERRORS`."""
+    connection = Connection(url, heartbeat=HEARTBEAT, connect_timeout=CONNECT_TIMEOUT)
+    connection.connect()
+    return connection
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message: where it stands in the stream, and its bytes. `tag` acknowledges it and all before it."""
@@ -42,8 +49,7 @@ class Feed:
     def __init__(self, url: str, stream: str, consumer: str, max_bytes: int) -> None:
         """Connect, and declare the stream with this size limit where it does not exist. Raises `BROKER_ERRORS`."""
         self.stream, self.consumer = stream, consumer
-        self._connection: Any = Connection(url, heartbeat=HEARTBEAT, connect_timeout=CONNECT_TIMEOUT)
-        self._connection.connect()
+        self._connection = connect(url)
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._buffered = 0  # bytes; a reader that lags a little does no harm
         self._done: Message | None = None
@@ -121,7 +127,7 @@ class Feed:
     def get(self, timeout: float) -> Message | None:
         """The next message, or None where there is none for so many seconds. Raises `BROKER_ERRORS` once it has ended."""
         try:
-            message = self._messages.get(timeout=max(0, timeout)) if timeout > 0 else self._messages.get_nowait()
+            message = self._messages.get(timeout=timeout) if timeout > 0 else self._messages.get_nowait()
         except queue.Empty:
             if self._error is not None:
                 raise self._error from None

@@ -53,10 +53,11 @@ class Position:
     def begin(self, first: int, end: int) -> None:
         """Compare with what the stream holds now, from `first` to before `end`; what is missing is recorded as a gap.
 
+        For a position behind some message: of a stream that nobody read yet, nothing is missing.
         Retention may have taken messages before they were read. A stream that ends before this position is another one of
         the same name, or lost its end with its broker: it is read from its beginning, and what is known is a duplicate.
         """
-        if self.offset is None or first <= self.next_offset <= end:
+        if first <= self.next_offset <= end:
             return
         missing = self.next_offset
         last_missing = first - 1 if missing < first else None

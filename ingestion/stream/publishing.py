@@ -11,10 +11,9 @@ from typing import Any
 import amqp
 import msgspec
 from django.conf import settings
-from kombu.connection import Connection
 
-from .feed import CONNECT_TIMEOUT, HEARTBEAT
-from .step import streams
+from .feed import BROKER_ERRORS, HEARTBEAT, Feed, connect
+from .partitions import stream_of, streams
 
 WINDOW = 1_000  # messages that may be on the way without a confirm
 CONFIRM_TIMEOUT = 30.0  # seconds
@@ -28,13 +27,16 @@ class NotConfirmed(RuntimeError):
     """The broker did not take a message."""
 
 
+def declare(url: str, stream: str) -> None:
+    """Make a stream where it is missing, as a reader would. Raises `BROKER_ERRORS`."""
+    Feed(url, stream, "", settings.RABBITMQ_STREAM_MAX_BYTES).close()
+
+
 class Publisher:
     """A connection that confirms. `confirm` returns once the broker holds all that was published."""
 
     def __init__(self, url: str | None = None) -> None:
-        self._connection: Any = Connection(
-            url or settings.RABBITMQ_URL, heartbeat=HEARTBEAT, connect_timeout=CONNECT_TIMEOUT
-        )
+        self._connection = connect(url or settings.RABBITMQ_URL)
         self._channel: Any = self._connection.channel()
         self._channel.confirm_select()
         self._sent = self._confirmed = 0
@@ -52,7 +54,7 @@ class Publisher:
             if kind is None:
                 self.confirm()
         finally:
-            with contextlib.suppress(amqp.exceptions.AMQPError, OSError):
+            with contextlib.suppress(*BROKER_ERRORS):
                 self._connection.close()
 
     def publish(self, stream: str, body: bytes) -> None:
@@ -89,12 +91,6 @@ class Publisher:
 
     def _returned(self, error: Exception, exchange: str, routing_key: str, message: amqp.Message) -> None:
         raise NotConfirmed(f"there is no stream {routing_key}")
-
-
-def stream_of(org_id: uuid.UUID) -> str:
-    """The stream, or the partition that an org's events stay in."""
-    names = streams()
-    return names[org_id.int % len(names)]
 
 
 def grouped(events: Iterable[bytes], per_message: int) -> Iterator[Batched]:

@@ -1,10 +1,11 @@
 """Who reads a stream: a thread that waits for its turn, reads, and begins anew after whatever went wrong."""
 
 import threading
+from contextlib import suppress
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from ingestion.metrics import STREAM_RECONNECTS
@@ -66,9 +67,7 @@ class Reader(threading.Thread):
         return self.stopping.is_set() or self.share.is_too_much(self.stream)
 
     def _note_error(self, error: Exception) -> None:
-        try:
+        with suppress(DatabaseError, InterfaceError):
             StreamReader.objects.filter(pk=self.stream).update(
                 last_error=repr(error)[:500], last_error_at=timezone.now()
             )
-        except (DatabaseError, InterfaceError):
-            connection.close()

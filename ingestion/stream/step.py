@@ -8,19 +8,13 @@ from celery import bootsteps
 from django.conf import settings
 from prometheus_client import start_http_server
 
+from .partitions import streams
 from .reader import Reader
 from .sharing import Share
 
 logger = structlog.get_logger(__name__)
 
 STOP_TIMEOUT = 7.0  # seconds for the open batches: with the end of Celery itself, the process has ended after 10
-
-
-def streams() -> list[str]:
-    """The stream, or its partitions by RabbitMQ's naming of super streams."""
-    count = settings.RABBITMQ_STREAM_PARTITIONS
-    name = settings.RABBITMQ_STREAM
-    return [f"{name}-{number}" for number in range(count)] if count else [name]
 
 
 class ReadStream(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -37,7 +31,8 @@ class ReadStream(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         start_http_server(settings.METRICS_PORT)
         self.readers = [Reader(stream, self.share) for stream in streams()]
-        self.share.start()
+        if len(self.readers) > 1:  # of one stream there is nothing to share
+            self.share.start()
         for reader in self.readers:
             reader.start()
         logger.info("stream_readers_started", streams=streams())

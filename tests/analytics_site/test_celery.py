@@ -16,15 +16,14 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
-from kombu import Connection
-from kombu.exceptions import OperationalError
 
+from analytics_site.rig import redis_url
 from analytics_site.schedule import entries
 from ingestion.models import Batch
 from usage.models import HourlyUsage
 
 from ..factories import ingest, make_event, make_org
-from ..processes import environment, eventually, redis_url
+from ..processes import connected, environment, eventually
 
 RABBITMQ = os.environ.get("TEST_AMQP_URL", "amqp://guest:guest@127.0.0.1:5672//")
 START = 30  # seconds that a worker has to be ready, on a busy machine
@@ -96,14 +95,7 @@ def broker(request: pytest.FixtureRequest, queue: str) -> Iterator[dict[str, str
         variables, address = {}, redis_url(9).replace("unix://", "redis+socket://").replace("db=", "virtual_host=")
     else:
         variables, address = {"BROKER_URL": RABBITMQ}, RABBITMQ
-    connection = Connection(address, connect_timeout=2)
-    try:
-        connection.connect()
-    except (OperationalError, *connection.connection_errors):
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no {request.param} broker answers")
-        pytest.skip("no RabbitMQ answers: docker run -d -p 127.0.0.1:5672:5672 rabbitmq:4")
-    with connection:
+    with connected(address) as connection:
         yield variables
         with connection.channel() as channel:
             channel.queue_delete(queue)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from django.utils import timezone
 from playwright.sync_api import Page, expect
 from pytest_django.live_server_helper import LiveServer
 
+from analytics_site.rig import free_port
 from orgs.models import ApiKey, Invitation, Membership, Org, Role, User
 from tests.browser.conftest import Open, keep
 from tests.factories import MODEL, OTHER_MODEL, ingest, make_event, make_model, make_org, make_user
@@ -268,9 +268,7 @@ def test_everything_works_by_keyboard(open_page: Open, live_server: LiveServer, 
 @pytest.fixture(scope="module")
 def server_without_database() -> Iterator[str]:
     """The service, with nothing where its database should be."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "DATABASE_URL": "postgresql://127.0.0.1:1/x",
         "REDIS_URL": "redis://127.0.0.1:1/0",

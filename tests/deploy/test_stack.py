@@ -16,13 +16,11 @@ import pytest
 import redis
 from django.conf import settings
 from django_celery_beat.models import PeriodicTasks
-from kombu import Connection
-from kombu.exceptions import OperationalError
 
 from analytics_site.rig import free_port
 from ingestion.models import StreamReader
 
-from ..processes import database_url, eventually
+from ..processes import connected, database_url, eventually
 from . import stack
 
 START = 90  # seconds that a process has to be healthy, on a busy machine
@@ -148,12 +146,7 @@ def valkey(tmp_path: Path) -> Iterator[str]:
 def stream() -> Iterator[str]:
     """The name of a stream that is deleted afterwards."""
     name = f"test.{os.urandom(8).hex()}"
-    broker = Connection(settings.RABBITMQ_URL, connect_timeout=2)
-    try:
-        broker.connect()
-    except (OperationalError, *broker.connection_errors):
-        pytest.skip("no RabbitMQ answers: docker run -d -p 127.0.0.1:5672:5672 rabbitmq:4")
-    with broker:
+    with connected(settings.RABBITMQ_URL) as broker:
         yield name
         broker.channel().queue_delete(name)
 

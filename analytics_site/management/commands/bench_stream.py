@@ -35,8 +35,7 @@ from analytics_site.rig import (
     wait_for,
 )
 from ingestion.models import Batch, StreamReader
-from ingestion.stream.feed import Feed
-from ingestion.stream.publishing import Publisher
+from ingestion.stream.publishing import Publisher, declare
 from orgs.models import ApiKey, Org, Scope
 from usage.rollups import roll_up
 from usage.verification import verify
@@ -128,7 +127,8 @@ class Command(BaseCommand):
             wait_for(lambda: accepted(stream) >= events, f"{stream} is not read", timeout=120, pause=0.2)
             load.rate = events / (load.ended - load.started)
         finally:
-            publisher.kill() if publisher.pid else None
+            if publisher.pid:
+                publisher.kill()
             worker.stop()
             rollup.stop()
             StreamReader.objects.filter(pk=stream).delete()
@@ -181,10 +181,6 @@ class Load:
         tenth = max(1, len(self.memory) // 10)
         early, late = self.memory[tenth : 2 * tenth] or [0.0], self.memory[-tenth:] or [0.0]
         return f"memory {median(early):.0f} MB early, {median(late):.0f} MB late, {self.peak_mb:.0f} MB at most"
-
-
-def declare(url: str, stream: str) -> None:
-    Feed(url, stream, "", 20 * 1024**3).close()
 
 
 def accepted(stream: str) -> int:

@@ -34,8 +34,8 @@ from analytics_site.rig import (
     wait_for,
 )
 from ingestion.models import Batch, QuarantinedMessage, StreamReader
-from ingestion.stream.feed import BROKER_ERRORS, Feed
-from ingestion.stream.publishing import NotConfirmed, Publisher
+from ingestion.stream.feed import BROKER_ERRORS
+from ingestion.stream.publishing import NotConfirmed, Publisher, declare
 from usage.rollups import roll_up
 from usage.verification import verify
 
@@ -89,7 +89,7 @@ class Crash:
         restarts = spread(self.options["database_restarts"], lives)
         broker_restarts = spread(self.options["broker_restarts"], lives, shift=1)
         rollup_kills = spread(self.options["rollup_kills"], lives, shift=2)
-        Feed(self.broker.url, settings.RABBITMQ_STREAM, "", settings.RABBITMQ_STREAM_MAX_BYTES).close()
+        declare(self.broker.url, settings.RABBITMQ_STREAM)
         self.rollup.start()
         try:
             publisher = None

@@ -112,7 +112,7 @@ class Command(BaseCommand):
 
 def _source(trace: Path | None) -> Sample | Trace:
     now = timezone.now()
-    return Trace(trace, (now - timedelta(days=1)).date()) if trace else Sample(floor_hour(now))
+    return Trace.recent(trace) if trace else Sample(floor_hour(now))
 
 
 def _register(source: Sample | Trace) -> list[Org]:

@@ -1,15 +1,13 @@
 from argparse import ArgumentParser
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
-from ingestion.stream.feed import BROKER_ERRORS, Feed
-from ingestion.stream.publishing import NotConfirmed, Publisher, grouped, publish_all
-from ingestion.stream.step import streams
+from ingestion.stream.feed import BROKER_ERRORS
+from ingestion.stream.partitions import streams
+from ingestion.stream.publishing import NotConfirmed, Publisher, declare, grouped, publish_all
 from ingestion.trace import NotATrace, Trace
 
 
@@ -27,15 +25,15 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["per_message"] < 1 or options["rate"] < 0:
             raise CommandError("--per-message is 1 or more, --rate 0 or more")
-        last_day = None if options["keep_times"] else (timezone.now() - timedelta(days=1)).date()
         try:
-            for stream in streams():  # declares it where it is missing
-                Feed(settings.RABBITMQ_URL, stream, "", settings.RABBITMQ_STREAM_MAX_BYTES).close()
-            trace = grouped(Trace(options["csv"], last_day).messages(), options["per_message"])
+            for stream in streams():
+                declare(settings.RABBITMQ_URL, stream)
+            trace = Trace.recent(options["csv"], keep_times=options["keep_times"])
+            messages = grouped(trace.messages(), options["per_message"])
             with Publisher() as publisher:
-                messages, events = publish_all(publisher, trace, options["rate"])
+                sent, events = publish_all(publisher, messages, options["rate"])
         except NotATrace as error:
             raise CommandError(str(error)) from error
         except (NotConfirmed, *BROKER_ERRORS) as error:
             raise CommandError(f"the broker at RABBITMQ_URL: {error}") from error
-        self.stdout.write(f"{events:,} events in {messages:,} messages, all confirmed")
+        self.stdout.write(f"{events:,} events in {sent:,} messages, all confirmed")

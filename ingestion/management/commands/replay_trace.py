@@ -1,10 +1,8 @@
 from argparse import ArgumentParser
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
 
 from ingestion.models import Door
 from ingestion.replaying import replay
@@ -21,9 +19,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        last_day = None if options["keep_times"] else (timezone.now() - timedelta(days=1)).date()
         try:
-            tally = replay(Trace(options["csv"], last_day).messages(), Door.TRACE)
+            tally = replay(Trace.recent(options["csv"], keep_times=options["keep_times"]).messages(), Door.TRACE)
         except NotATrace as error:
             raise CommandError(str(error)) from error
         self.stdout.write(

@@ -13,13 +13,13 @@ from kombu import Connection
 
 from ingestion.models import StreamReader
 from ingestion.schema import UsageEvent
-from ingestion.stream.feed import BROKER_ERRORS, Feed
+from ingestion.stream.feed import Feed
 from ingestion.stream.publishing import Publisher
 from ingestion.stream.reader import Reader
 from ingestion.stream.sharing import Share
 
 from ...factories import as_json
-from ...processes import eventually
+from ...processes import connected, eventually
 
 RABBITMQ = os.environ.get("RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 
@@ -29,14 +29,7 @@ Reading = Callable[[], AbstractContextManager[Reader]]
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Connection]:
-    connection = Connection(RABBITMQ, connect_timeout=2)
-    try:
-        connection.connect()
-    except BROKER_ERRORS:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"no RabbitMQ answers at {RABBITMQ}")
-        pytest.skip("no RabbitMQ answers: docker run -d -p 127.0.0.1:5672:5672 rabbitmq:4, or name one in RABBITMQ_URL")
-    with connection:
+    with connected(RABBITMQ) as connection:
         yield connection
 
 

@@ -13,6 +13,7 @@ from django.conf import LazySettings, settings
 from django.core.management import CommandError, call_command
 
 from ingestion.models import QuarantinedMessage, UsageEvent
+from ingestion.stream import feed, publishing
 from ingestion.stream.publishing import NotConfirmed, Publisher, publish_all
 
 from ...factories import make_event
@@ -53,9 +54,8 @@ def test_a_trace_on_the_stream_is_the_trace_replayed(
 
 
 def test_a_rate_is_kept_and_the_broker_hears_of_us_meanwhile(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ingestion.stream import publishing
-
-    monkeypatch.setattr(publishing, "HEARTBEAT", 2)
+    for module in (feed, publishing):
+        monkeypatch.setattr(module, "HEARTBEAT", 2)
     messages = [(stream, encoded(make_event()), 1)] * 3
     started = time.monotonic()
     with Publisher() as publisher:

@@ -15,14 +15,14 @@ import psycopg
 import pytest
 from django.conf import LazySettings, settings
 
-from analytics_site.rig import free_port
+from analytics_site.rig import free_port, redis_url
 from ingestion.models import Batch, StreamReader, UsageEvent
 from ingestion.stream.feed import Feed
-from ingestion.stream.publishing import Publisher, grouped, stream_of
-from ingestion.stream.step import streams
+from ingestion.stream.partitions import stream_of, streams
+from ingestion.stream.publishing import Publisher, grouped
 
 from ...factories import make_event
-from ...processes import NOWHERE, database_url, environment, eventually, redis_url
+from ...processes import NOWHERE, database_url, environment, eventually
 from .conftest import RABBITMQ, Publish, committed, encoded
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -159,32 +159,23 @@ def publish_each(names: list[str]) -> None:
 
 
 def test_workers_share_partitions_and_take_over_those_of_the_dead(partitions: list[str], tmp_path: Path) -> None:
-    def readers() -> dict[str, list[str]]:
-        """Who took which streams, by the process that tells so in its log."""
-        taken: dict[str, list[str]] = {}
-        for name in ("one", "two"):
-            log = tmp_path / name
-            text = log.read_text() if log.exists() else ""
-            taken[name] = [part for part in partitions if _holds(text, part)]
-        return taken
+    def taken_by(one: Worker) -> int:
+        """How many streams a worker ever took, as its log tells."""
+        lines = [line for line in one.log.read_text().splitlines() if "stream_taken" in line]
+        return sum(any(name in line for line in lines) for name in partitions)
 
-    count = {"PARTITIONS": "4"}
-    with worker(tmp_path / "one", RABBITMQ_STREAM_PARTITIONS=count["PARTITIONS"]) as one:
-        eventually(lambda: len(readers()["one"]) == 4, START, "the first reads all")
-        with worker(tmp_path / "two", RABBITMQ_STREAM_PARTITIONS="4"):
-            eventually(lambda: len(readers()["two"]) == 2, START, f"the second has its part {readers()}")
+    with worker(tmp_path / "one", RABBITMQ_STREAM_PARTITIONS="4") as one:
+        eventually(lambda: taken_by(one) == 4, START, "the first reads all")
+        with worker(tmp_path / "two", RABBITMQ_STREAM_PARTITIONS="4") as two:
+            eventually(lambda: taken_by(two) == 2, START, "the second has its part")
             publish_each(partitions)
             eventually(lambda: stored() == 4, START, "all are read")
             one.process.kill()
             one.process.wait()
             publish_each(partitions)
-            eventually(lambda: len(readers()["two"]) == 4, START, "the second takes over")
+            eventually(lambda: taken_by(two) == 4, START, "the second takes over")
             eventually(lambda: stored() == 8, START, "all are read")
     assert {batch.stream for batch in Batch.objects.all()} == set(partitions)
-
-
-def _holds(log: str, stream: str) -> bool:
-    return any("stream_taken" in line and stream in line for line in log.splitlines())
 
 
 def test_an_org_stays_in_one_partition(partitions: list[str]) -> None:
