@@ -90,19 +90,17 @@ class Batching:
             message = self.feed.get(min(left, NOTE_INTERVAL / 2))
             if message is not None:
                 self._take(message)
-            elif not self.batch.messages:
-                self.progress.idle()
             if self.batch.is_due:
                 self._commit()
-            self.progress.note(self.feed.end)
+            self.progress.note(self.feed.looked)
         self._commit()
-        self.progress.note(self.feed.end, now=True)
+        self.progress.note(self.feed.looked, now=True)
 
     def _take(self, message: Message) -> None:
         if message.offset < self.position.next_offset:
             return  # the broker begins with the chunk that holds what was asked for
         expected = self._expected
-        if expected is not None and message.offset > expected and self.feed.first_offset() > expected:
+        if expected is not None and message.offset > expected and self.feed.begin() > expected:
             # Retention overtook us while we read. Other jumps are the broker's own entries in its log.
             self._commit()
             self.position.begin(message.offset, message.offset + 1)

@@ -12,7 +12,8 @@ import amqp
 import msgspec
 from django.conf import settings
 
-from .feed import BROKER_ERRORS, HEARTBEAT, Feed, connect
+from . import connecting
+from .connecting import BROKER_ERRORS, Connection
 from .partitions import stream_of, streams
 
 WINDOW = 1_000  # messages that may be on the way without a confirm
@@ -27,16 +28,11 @@ class NotConfirmed(RuntimeError):
     """The broker did not take a message."""
 
 
-def declare(url: str, stream: str) -> None:
-    """Make a stream where it is missing, as a reader would. Raises `BROKER_ERRORS`."""
-    Feed(url, stream, "", settings.RABBITMQ_STREAM_MAX_BYTES).close()
-
-
 class Publisher:
     """A connection that confirms. `confirm` returns once the broker holds all that was published."""
 
     def __init__(self, url: str | None = None) -> None:
-        self._connection = connect(url or settings.RABBITMQ_URL)
+        self._connection = Connection(url or settings.RABBITMQ_URL, timeout=CONFIRM_TIMEOUT)
         self._channel: Any = self._connection.channel()
         self._channel.confirm_select()
         self._sent = self._confirmed = 0
@@ -71,17 +67,15 @@ class Publisher:
         """Sleep, and meanwhile listen to the broker and let it know that we live."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                self._connection.drain_events(timeout=min(left, HEARTBEAT / 4))
-            self._connection.heartbeat_check(rate=4)
+            self._connection.read(min(left, connecting.HEARTBEAT / 4))
+            self._connection.keep_alive()
 
     def _wait(self, outstanding: int) -> None:
         deadline = time.monotonic() + CONFIRM_TIMEOUT
         while self._sent - self._confirmed > outstanding:
             if time.monotonic() > deadline:
                 raise NotConfirmed(f"{self._sent - self._confirmed} messages are not confirmed")
-            with contextlib.suppress(TimeoutError):
-                self._connection.drain_events(timeout=1)
+            self._connection.read(1)
 
     def _acknowledged(self, tag: int, multiple: bool) -> None:
         self._confirmed = tag if multiple else self._confirmed + 1

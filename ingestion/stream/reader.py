@@ -12,13 +12,16 @@ from ingestion.metrics import STREAM_RECONNECTS
 from ingestion.models import StreamReader
 
 from .batching import Batching
+from .connecting import declare
 from .feed import Feed
+from .looking import bounds_of
 from .position import Position, Superseded, let_go, take_over
 from .sharing import Share
 
 logger = structlog.get_logger(__name__)
 
 RETRY_AFTER = 1.0  # seconds between looks whether the stream's reader is gone, or a server is back
+SECOND_LOOK_AFTER = 3.0  # seconds, at a stream that ends before what was read of it
 
 
 class Reader(threading.Thread):
@@ -53,15 +56,25 @@ class Reader(threading.Thread):
             self.stopping.wait(RETRY_AFTER)
 
     def _read_from(self, position: Position) -> None:
-        feed = Feed(settings.RABBITMQ_URL, self.stream, settings.RABBITMQ_CONSUMER, settings.RABBITMQ_STREAM_MAX_BYTES)
+        self._compare(position)
+        feed = Feed(settings.RABBITMQ_URL, self.stream, settings.RABBITMQ_CONSUMER)
         try:
-            if position.offset is not None:
-                position.begin(*feed.bounds())
             # Two batches of messages with one event each: the next comes in while one commits.
             feed.start(position.next_offset, prefetch=2 * settings.INGESTION_BATCH_SIZE)
             Batching(feed, position).run(self._is_over)
         finally:
             feed.close()
+
+    def _compare(self, position: Position) -> None:
+        """Whether the stream is there, and still holds what comes next."""
+        is_new = declare(settings.RABBITMQ_URL, self.stream)
+        if position.offset is None:
+            return
+        begin, end = (0, 0) if is_new else bounds_of(settings.RABBITMQ_URL, self.stream)
+        if end < position.next_offset and not is_new:  # a replica may lag; to begin anew is dear, and is not undone
+            self.stopping.wait(SECOND_LOOK_AFTER)
+            begin, end = bounds_of(settings.RABBITMQ_URL, self.stream)
+        position.begin(begin, end)
 
     def _is_over(self) -> bool:
         return self.stopping.is_set() or self.share.is_too_much(self.stream)

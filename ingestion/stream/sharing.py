@@ -5,7 +5,7 @@ import threading
 from collections.abc import Sequence
 
 import structlog
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import connection
 
 from ingestion.locks import Lock, count_holders, hold_for_session
 
@@ -37,7 +37,8 @@ class Share(threading.Thread):
                 if part != self._part:
                     logger.info("stream_share", group=self.group, streams=part)
                 self._part = part
-            except (DatabaseError, InterfaceError):
+            except Exception as error:  # whatever it is: without this thread no part would ever change
+                logger.warning("stream_share_unknown", group=self.group, error=repr(error))
                 connection.close()
             self.stopping.wait(LOOK_INTERVAL)
         connection.close()

@@ -5,7 +5,9 @@ from typing import Any
 
 import structlog
 from celery import bootsteps
+from celery.concurrency import prefork
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from prometheus_client import start_http_server
 
 from .partitions import streams
@@ -20,11 +22,14 @@ STOP_TIMEOUT = 7.0  # seconds for the open batches: with the end of Celery itsel
 class ReadStream(bootsteps.StartStopStep):  # type: ignore[misc]
     """A thread per stream, beside the worker's own work; ends with the worker."""
 
-    requires = ("celery.worker.components:Pool",)  # threads begin after the pool has forked
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, read_stream: bool = False, **options: Any) -> None:
         super().__init__(parent, **options)
         self.enabled = read_stream
+        if read_stream and issubclass(parent.pool_cls, prefork.TaskPool):
+            # A child that is forked later would hold the reader's sockets, and with them its stream, beyond its end.
+            raise ImproperlyConfigured("--read-stream is for a worker that forks no children: add -P solo")
         self.share = Share(settings.RABBITMQ_STREAM, streams())
         self.readers: list[Reader] = []
 

@@ -35,7 +35,8 @@ from analytics_site.rig import (
     wait_for,
 )
 from ingestion.models import Batch, StreamReader
-from ingestion.stream.publishing import Publisher, declare
+from ingestion.stream.connecting import declare
+from ingestion.stream.publishing import Publisher
 from orgs.models import ApiKey, Org, Scope
 from usage.rollups import roll_up
 from usage.verification import verify

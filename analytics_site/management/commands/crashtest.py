@@ -34,8 +34,8 @@ from analytics_site.rig import (
     wait_for,
 )
 from ingestion.models import Batch, QuarantinedMessage, StreamReader
-from ingestion.stream.feed import BROKER_ERRORS
-from ingestion.stream.publishing import NotConfirmed, Publisher, declare
+from ingestion.stream.connecting import BROKER_ERRORS, declare
+from ingestion.stream.publishing import NotConfirmed, Publisher
 from usage.rollups import roll_up
 from usage.verification import verify
 
@@ -80,7 +80,7 @@ class Crash:
         named = f"{shared['DATABASE_URL']}{separator}application_name={CONSUMER}"
         self.consumer = stream_worker(shared | {"DATABASE_URL": named})
         self.rollup = rollup_worker(shared)
-        self.events = Events(draw, options["events"])
+        self.events = Events(draw)
         self.kills = 0
         self.held: list[int] = []
 
@@ -94,7 +94,8 @@ class Crash:
         try:
             publisher = None
             for life in range(lives):
-                publisher = threading.Thread(target=self.publish, args=(1 / (lives + 1),))
+                killed = threading.Event()
+                publisher = threading.Thread(target=self.feed, args=(self.options["events"] // (lives + 1), killed))
                 publisher.start()
                 self.consumer.start()
                 if life in restarts:
@@ -106,9 +107,12 @@ class Crash:
                 if life in rollup_kills:
                     self.rollup.kill()
                     self.rollup.start()
-                self.kill_with_a_batch_in_hand()
+                try:
+                    self.kill_with_a_batch_in_hand()
+                finally:
+                    killed.set()
                 publisher.join()
-            self.publish(1.0)
+            self.publish(self.options["events"] - len(self.events.ids))
             self.consumer.start()
             self.settle()
         finally:
@@ -116,9 +120,15 @@ class Crash:
             self.rollup.stop()
         return self.count()
 
-    def publish(self, part: float) -> None:
-        """A part of all events, each message confirmed; what was not, when the broker died, is sent again."""
-        for bodies in self.events.messages(part):
+    def feed(self, count: int, killed: threading.Event) -> None:
+        """So many events; then more, a few at a time: a reader that has nothing to read has no batch in hand."""
+        self.publish(count)
+        while not killed.wait(0.1):
+            self.publish(250)
+
+    def publish(self, count: int) -> None:
+        """So many events, each message confirmed; what was not, when the broker died, is sent again."""
+        for bodies in self.events.messages(count):
             while True:
                 try:
                     with Publisher(self.broker.url) as publisher:
@@ -222,17 +232,16 @@ def spread(count: int, lives: int, shift: int = 0) -> set[int]:
 class Events:
     """Distinct events in messages of one to five, a part of them sent twice."""
 
-    def __init__(self, draw: random.Random, count: int) -> None:
-        self.random, self.count = draw, count
+    def __init__(self, draw: random.Random) -> None:
+        self.random = draw
         self.orgs = [uuid.UUID(int=draw.getrandbits(128), version=4) for _ in range(ORGS)]
         self.models = [uuid.UUID(int=draw.getrandbits(128), version=4) for _ in range(MODELS)]
         self.ids: set[uuid.UUID] = set()
         self.sent = 0
         self.again: list[bytes] = []
 
-    def messages(self, part: float) -> Iterator[list[bytes]]:
-        """Lists of bodies, to be confirmed a list at a time: a part of all, or what is left of it."""
-        left = self.count - len(self.ids) if part >= 1 else int(self.count * part)
+    def messages(self, left: int) -> Iterator[list[bytes]]:
+        """So many new events in lists of bodies, to be confirmed a list at a time."""
         while left > 0:
             bodies = []
             for _ in range(200):

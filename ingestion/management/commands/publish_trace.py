@@ -5,9 +5,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from ingestion.stream.feed import BROKER_ERRORS
+from ingestion.stream.connecting import BROKER_ERRORS, declare
 from ingestion.stream.partitions import streams
-from ingestion.stream.publishing import NotConfirmed, Publisher, declare, grouped, publish_all
+from ingestion.stream.publishing import NotConfirmed, Publisher, grouped, publish_all
 from ingestion.trace import NotATrace, Trace
 
 

@@ -13,7 +13,7 @@ from kombu import Connection
 
 from ingestion.models import StreamReader
 from ingestion.schema import UsageEvent
-from ingestion.stream.feed import Feed
+from ingestion.stream.connecting import declare
 from ingestion.stream.publishing import Publisher
 from ingestion.stream.reader import Reader
 from ingestion.stream.sharing import Share
@@ -50,7 +50,8 @@ def stream(broker: Connection, settings: LazySettings, delete: Callable[[str], N
     settings.RABBITMQ_URL = RABBITMQ
     settings.RABBITMQ_STREAM = f"test.{uuid.uuid4().hex}"
     settings.INGESTION_BATCH_TIMEOUT = 0.1
-    Feed(RABBITMQ, settings.RABBITMQ_STREAM, "", 10**8).close()
+    settings.RABBITMQ_STREAM_MAX_BYTES = 10**8
+    declare(RABBITMQ, settings.RABBITMQ_STREAM)
     yield settings.RABBITMQ_STREAM
     delete(settings.RABBITMQ_STREAM)
 

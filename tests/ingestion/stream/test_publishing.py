@@ -13,13 +13,13 @@ from django.conf import LazySettings, settings
 from django.core.management import CommandError, call_command
 
 from ingestion.models import QuarantinedMessage, UsageEvent
-from ingestion.stream import feed, publishing
+from ingestion.stream import connecting
+from ingestion.stream.looking import bounds_of
 from ingestion.stream.publishing import NotConfirmed, Publisher, publish_all
 
 from ...factories import make_event
 from ...processes import NOWHERE, eventually
 from .conftest import RABBITMQ, Reading, encoded
-from .test_reading import bounds
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -54,14 +54,13 @@ def test_a_trace_on_the_stream_is_the_trace_replayed(
 
 
 def test_a_rate_is_kept_and_the_broker_hears_of_us_meanwhile(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (feed, publishing):
-        monkeypatch.setattr(module, "HEARTBEAT", 2)
+    monkeypatch.setattr(connecting, "HEARTBEAT", 2)
     messages = [(stream, encoded(make_event()), 1)] * 3
     started = time.monotonic()
     with Publisher() as publisher:
         assert publish_all(publisher, messages, 0.5) == (3, 3)
     assert time.monotonic() - started > 5.5
-    assert bounds(stream) == (0, 3)
+    assert bounds_of(RABBITMQ, stream) == (0, 3)
 
 
 def test_what_the_broker_does_not_keep_is_not_confirmed(stream: str) -> None:

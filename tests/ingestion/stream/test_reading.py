@@ -18,9 +18,12 @@ from kombu import Connection
 
 from ingestion.locks import Lock
 from ingestion.models import Batch, QuarantinedMessage, StreamGap, StreamReader, UsageEvent
+from ingestion.stream import connecting
 from ingestion.stream import feed as feeds
 from ingestion.stream.batching import OpenBatch, commit
+from ingestion.stream.connecting import declare
 from ingestion.stream.feed import Feed, Message
+from ingestion.stream.looking import bounds_of
 from ingestion.stream.position import Superseded, let_go, take_over
 from orgs.limits import MAX_CLOCK_SKEW, MAX_EVENTS_PER_MESSAGE, MAX_MESSAGE_BYTES
 from orgs.models import Org
@@ -153,7 +156,7 @@ def test_what_retention_took_is_a_gap_and_reading_goes_on(
     read_all(0)
     for start in range(0, 400, 20):  # a segment ends with a chunk, and the broker makes one of what it gets at once
         publish(*events[start : start + 20])
-    first, end = bounds(stream)
+    first, end = bounds_of(RABBITMQ, stream)
     assert first > 1, "retention took nothing"
     read_all(end - 1)
     gap = StreamGap.objects.get()
@@ -205,27 +208,36 @@ def declare_small(broker: Connection, stream: str, delete: Delete) -> None:
         channel.queue_declare(stream, durable=True, auto_delete=False, arguments=limits)
 
 
-def bounds(stream: str) -> tuple[int, int]:
-    feed = Feed(RABBITMQ, stream, "", 1)
-    try:
-        return feed.bounds()
-    finally:
-        feed.close()
-
-
 def test_a_stream_that_was_made_anew_is_read_from_its_beginning_and_said_to_be_another(
     stream: str, publish: Publish, read_all: ReadAll, reading: Reading, delete: Delete
 ) -> None:
     publish(*(make_event() for _ in range(5)))
     read_all(4)
     delete(stream)
-    Feed(RABBITMQ, stream, "", 10**8).close()
-    publish(make_event(), make_event())
+    declare(RABBITMQ, stream)
     with reading():
+        eventually(lambda: StreamReader.objects.get().last_error, 30, "one that does not answer may not be empty")
+        assert "had messages before" in StreamReader.objects.get().last_error
+        assert committed(stream) == 4
+        publish(make_event(), make_event())
         eventually(lambda: stored() == 7, 30, "the new one is read")
     gap = StreamGap.objects.get()
     assert (gap.first_missing, gap.last_missing) == (5, None)
     assert committed(stream) == 1
+
+
+def test_a_stream_that_the_reader_itself_made_anew_is_known_to_be_another(
+    stream: str, publish: Publish, read_all: ReadAll, reading: Reading, delete: Delete
+) -> None:
+    publish(*(make_event() for _ in range(5)))
+    read_all(4)
+    delete(stream)
+    with reading():
+        eventually(StreamGap.objects.exists, 30, "it is said")
+        publish(*(make_event() for _ in range(9)))
+        eventually(lambda: stored() == 14, 30, "the new one is read")
+    assert StreamGap.objects.count() == 1
+    assert committed(stream) == 8
 
 
 def test_a_missing_stream_is_declared_with_the_operators_limit(
@@ -334,7 +346,7 @@ def test_a_commit_that_waits_for_long_starves_no_heartbeat(
     stream: str, publish: Publish, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker hangs up on who is silent for twice the heartbeat's time."""
-    monkeypatch.setattr(feeds, "HEARTBEAT", 2)
+    monkeypatch.setattr(connecting, "HEARTBEAT", 2)
     publish(make_event())
     with reading():
         eventually(lambda: stored() == 1, 30, "it reads")
@@ -350,7 +362,7 @@ def test_a_commit_that_waits_for_long_starves_no_heartbeat(
 def test_credit_is_given_only_for_what_is_committed(stream: str, publish: Publish) -> None:
     prefetch, count = 2_000, 4_500
     publish(*(b"%d" % number for number in range(count)))
-    feed = Feed(RABBITMQ, stream, "test", 1)
+    feed = Feed(RABBITMQ, stream, "test")
     try:
         feed.start(0, prefetch)
         threading.Event().wait(2)
@@ -378,7 +390,7 @@ def test_large_messages_are_buffered_up_to_the_limit(
 ) -> None:
     monkeypatch.setattr(feeds, "MAX_BUFFERED_BYTES", 4 * 1024 * 1024)
     publish(*(b"x" * 500_000 for _ in range(60)))
-    feed = Feed(RABBITMQ, stream, "test", 1)
+    feed = Feed(RABBITMQ, stream, "test")
     try:
         feed.start(0, 10_000)
         threading.Event().wait(2)
@@ -389,7 +401,7 @@ def test_large_messages_are_buffered_up_to_the_limit(
         assert got == 60
     finally:
         feed.close()
-    feed = Feed(RABBITMQ, stream, "test", 1)
+    feed = Feed(RABBITMQ, stream, "test")
     feed.start(0, 10_000)
     threading.Event().wait(2)
     feed.close()

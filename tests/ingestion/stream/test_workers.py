@@ -17,7 +17,7 @@ from django.conf import LazySettings, settings
 
 from analytics_site.rig import free_port, redis_url
 from ingestion.models import Batch, StreamReader, UsageEvent
-from ingestion.stream.feed import Feed
+from ingestion.stream.connecting import declare
 from ingestion.stream.partitions import stream_of, streams
 from ingestion.stream.publishing import Publisher, grouped
 
@@ -119,6 +119,15 @@ def test_it_reads_while_redis_is_away_and_ends_when_told(stream: str, publish: P
         assert time.monotonic() - started < STOP + 5, log.read_text()
 
 
+def test_a_worker_that_forks_does_not_start() -> None:
+    command = [sys.executable, "-m", "celery", "-A", "analytics_site", "worker", "--read-stream", "-c", "1"]
+    done = subprocess.run(
+        command, cwd=settings.BASE_DIR, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "-P solo" in done.stderr
+
+
 def test_it_tells_how_reading_goes(stream: str, publish: Publish, tmp_path: Path) -> None:
     again = make_event()
     with worker(tmp_path / "log") as running:
@@ -146,7 +155,7 @@ def partitions(stream: str, settings: LazySettings, delete: Callable[[str], None
     settings.RABBITMQ_STREAM_PARTITIONS = 4
     names = streams()
     for name in names:
-        Feed(RABBITMQ, name, "", 10**8).close()
+        declare(RABBITMQ, name)
     yield names
     for name in names:
         delete(name)
