@@ -20,7 +20,8 @@ from .looking import Look, Lookout, begin_of
 MAX_PREFETCH = 65_535  # messages; what the protocol can say
 MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 LOOK_INTERVAL = 1.0  # seconds between looks at the end of the stream
-QUIET_LOOK_INTERVAL = 5.0  # seconds, while nothing comes: each look takes in the last chunk, which may be large
+QUIET_LOOK_INTERVAL = 4.0  # seconds more, while nothing comes
+LOOK_SHARE = 0.05  # of the time at most: a look takes in the last chunk, which may be large
 _PAUSE = 0.02  # seconds; how long an acknowledgement may wait for the thread
 
 
@@ -105,16 +106,18 @@ class Feed:
         self._received_at = time.monotonic()
 
     def _run(self, channel: Any, offset: int) -> None:
-        acknowledged, ticked, looked_at = 0, time.monotonic(), 0.0
+        acknowledged, ticked, looked_at, next_look_at = 0, time.monotonic(), 0.0, 0.0
         try:
             while not self._closing.is_set():
                 if (done := self._done) is not None and done.tag > acknowledged:
                     channel.basic_ack(done.tag, multiple=True)
                     acknowledged = done.tag
                 is_quiet = self._received_at < looked_at
-                if time.monotonic() - looked_at > (QUIET_LOOK_INTERVAL if is_quiet else LOOK_INTERVAL):
+                if time.monotonic() > next_look_at + (QUIET_LOOK_INTERVAL if is_quiet else 0):
                     looked_at = time.monotonic()
                     self._look(is_empty=offset == 0 and not self._received_at)
+                    took = time.monotonic() - looked_at
+                    next_look_at = looked_at + max(LOOK_INTERVAL, took / LOOK_SHARE)
                 if self._buffered > MAX_BUFFERED_BYTES:
                     self._connection.say_alive()
                     time.sleep(_PAUSE)
