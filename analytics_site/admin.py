@@ -12,13 +12,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
+from ingestion import dedupe
 from ingestion.models import Batch, Ledger, QuarantinedMessage
 from orgs.admin_base import ModelAdmin, actor, capped_count, spell
-from orgs.limits import LEDGER_ROTATION
 from orgs.models import Org, ServedModel
 from usage.freshness import Status
 
-LEDGER_OVERDUE = LEDGER_ROTATION + timedelta(hours=3)  # the rotation is tried every hour
+LEDGER_GRACE = timedelta(hours=3)  # the rotation is tried every hour
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,10 @@ def doing(now: datetime) -> Iterator[Line]:
     else:
         age = now - ledger.rotated_at
         text = f"Rotated {spell(age)} ago."
-        if age > LEDGER_OVERDUE:
-            text += f" It should be every {spell(LEDGER_ROTATION)}: is the scheduler running?"
-        yield Line("Dedupe ledger", text, "warning" if age > LEDGER_OVERDUE else "ok")
+        is_overdue = age > dedupe.window() + LEDGER_GRACE
+        if is_overdue:
+            text += f" It should be every {spell(dedupe.window())}: is the scheduler running?"
+        yield Line("Dedupe ledger", text, "warning" if is_overdue else "ok")
 
     for name, model, address in (("Orgs", Org, "orgs_org"), ("Models", ServedModel, "orgs_servedmodel")):
         stubs = capped_count(model.objects.filter(is_stub=True))

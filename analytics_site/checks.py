@@ -7,6 +7,8 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from ingestion import storage
+
 from .env import ENVIRONMENT
 
 
@@ -42,3 +44,52 @@ def environment_is_right(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
         Error(f"{p.variable} {p.wrong}.", hint=f"It should hold {p.expected}.", obj=p.variable, id="analytics.E001")
         for p in ENVIRONMENT.problems
     ]
+
+
+@register()
+def retention_is_consistent(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """What is kept for how long depends on one another: figures that are asked for must be there, or be made of something."""
+    raw, hourly = settings.RAW_RETENTION_DAYS, settings.HOURLY_RETENTION_DAYS
+    rules = (
+        ("DEDUPE_WINDOW_HOURS", settings.DEDUPE_WINDOW_HOURS >= 48, "be 48 or more: that is promised to producers"),
+        (
+            "RAW_RETENTION_DAYS",
+            raw * 24 > 2 * settings.DEDUPE_WINDOW_HOURS and raw > settings.SETTLE_AFTER_DAYS,
+            "be longer than SETTLE_AFTER_DAYS and than twice DEDUPE_WINDOW_HOURS",
+        ),
+        ("HOURLY_RETENTION_DAYS", hourly <= raw, "be RAW_RETENTION_DAYS or less: a cut hour is read from raw events"),
+        (
+            "DAILY_RETENTION_MONTHS",
+            raw <= settings.DAILY_RETENTION_MONTHS * 28,
+            "cover RAW_RETENTION_DAYS: every event that is stored must be in some figure",
+        ),
+        (
+            "QUARANTINE_RETENTION_DAYS",
+            raw >= settings.QUARANTINE_RETENTION_DAYS,
+            "be RAW_RETENTION_DAYS or less: a quarantined message points to its batch",
+        ),
+    )
+    return [
+        Error(
+            f"{name} is {getattr(settings, name)}; it must {rule}.",
+            hint=f"Change {name}.",
+            obj=name,
+            id="analytics.E002",
+        )
+        for name, holds, rule in rules
+        if not holds
+    ]
+
+
+@register(Tags.database)
+def raw_events_fit_the_server(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if "default" not in (kwargs.get("databases") or ()):
+        return []
+    change = storage.change()
+    if change is storage.Change.APPEARED:
+        hint = "Run manage.py move_to_timescale; until then everything works as before."
+        return [Warning(change.value, hint=hint, obj="usage_events", id="analytics.W003")]
+    if change is storage.Change.VANISHED:
+        hint = "Add timescaledb to shared_preload_libraries, or restore the database on a server that has it."
+        return [Error(change.value, hint=hint, obj="usage_events", id="analytics.E003")]
+    return []

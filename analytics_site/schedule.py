@@ -22,6 +22,7 @@ def entries() -> list[Entry]:
         Entry("Roll up new events", "usage.tasks.roll_up", timedelta(seconds=settings.ROLLUP_INTERVAL)),
         Entry("Verify the latest days", "usage.tasks.verify", timedelta(days=1)),
         Entry("Make partitions ahead", "ingestion.tasks.prepare_storage", timedelta(hours=6)),
+        Entry("Settle and drop what is old", "usage.tasks.maintain", timedelta(days=1)),
         Entry("Rotate the dedupe ledger", "ingestion.tasks.rotate_ledger", timedelta(hours=1)),
     ]
 

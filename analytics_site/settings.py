@@ -99,6 +99,14 @@ ROLLUP_INTERVAL = ENVIRONMENT.read("ROLLUP_INTERVAL", PositiveSeconds, 2.0, "sec
 FRESHNESS_CACHE_TTL = ENVIRONMENT.read("FRESHNESS_CACHE_TTL", PositiveInt, 60, "whole seconds, 1 or more")
 INGESTION_BATCH_SIZE = ENVIRONMENT.read("INGESTION_BATCH_SIZE", PositiveInt, 10_000, "a number of events, 1 or more")
 INGESTION_BATCH_TIMEOUT = ENVIRONMENT.read("INGESTION_BATCH_TIMEOUT", PositiveSeconds, 0.5, "seconds, more than 0")
+RAW_RETENTION_DAYS = ENVIRONMENT.read("RAW_RETENTION_DAYS", PositiveInt, 400, "days, 1 or more")
+HOURLY_RETENTION_DAYS = ENVIRONMENT.read("HOURLY_RETENTION_DAYS", PositiveInt, 90, "days, 1 or more")
+DAILY_RETENTION_MONTHS = ENVIRONMENT.read(
+    "DAILY_RETENTION_MONTHS", PositiveInt, 25, "months before the one that is under way, 1 or more"
+)
+QUARANTINE_RETENTION_DAYS = ENVIRONMENT.read("QUARANTINE_RETENTION_DAYS", PositiveInt, 400, "days, 1 or more")
+DEDUPE_WINDOW_HOURS = ENVIRONMENT.read("DEDUPE_WINDOW_HOURS", PositiveInt, 48, "hours, 48 or more")
+SETTLE_AFTER_DAYS = ENVIRONMENT.read("SETTLE_AFTER_DAYS", PositiveInt, 7, "days, 1 or more")
 # Not required: only the worker that reads the stream needs it, and says so.
 RABBITMQ_URL = ENVIRONMENT.url(
     "RABBITMQ_URL",

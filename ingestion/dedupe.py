@@ -2,7 +2,7 @@
 
 The primary key of `usage_events` refuses a resend for as long as the event is kept, but must contain `occurred_at`; a
 resend with another time gets past it. So every event also claims its identity in a ledger without time: two tables, the
-current one and the one before. A batch claims in the current one and probes the other; every `LEDGER_ROTATION` the
+current one and the one before. A batch claims in the current one and probes the other; every `DEDUPE_WINDOW_HOURS` the
 older is emptied and becomes the current one. A claim is thus kept for one to two rotations. Claims are written in the
 transaction of the events themselves, never before.
 """
@@ -10,12 +10,13 @@ transaction of the events themselves, never before.
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 from psycopg import sql
 
-from orgs.limits import LEDGER_ROTATION, MAX_CLOCK_SKEW
+from orgs.limits import MAX_CLOCK_SKEW
 
 from .copying import copy_in
 from .locks import Lock, take
@@ -98,13 +99,18 @@ def claim(cursor: CursorWrapper, ledger: Ledger, identities: Sequence[Identity])
     return taken
 
 
+def window() -> timedelta:
+    """A claim is kept for at least this and at most twice this."""
+    return timedelta(hours=settings.DEDUPE_WINDOW_HOURS)
+
+
 def rotate(*, force: bool = False) -> bool:
-    """Begin a new claim table where the current one is `LEDGER_ROTATION` old. Says whether it did."""
+    """Begin a new claim table where the current one is `DEDUPE_WINDOW_HOURS` old. Says whether it did."""
     with transaction.atomic(), connection.cursor() as cursor:
         take(cursor, Lock.LEDGER)
         ledger = Ledger.objects.get()
         now = timezone.now()
-        if not force and now - ledger.rotated_at < LEDGER_ROTATION:
+        if not force and now - ledger.rotated_at < window():
             return False
         ledger.current = 1 - ledger.current
         ledger.previous_since, ledger.rotated_at = ledger.rotated_at, now

@@ -1,5 +1,5 @@
 """Every advisory lock of the service, in one place: no two have one number. All last for the transaction,
-except those of a stream's readers, which last for their sessions."""
+except those of a stream's readers and of maintenance, which last for their sessions."""
 
 import enum
 
@@ -15,6 +15,7 @@ class Lock(enum.IntEnum):
     ROLLUP = 3  # the single writer of the rollups
     STREAM = 4  # who reads a stream, by its name
     STREAM_WORKER = 5  # shared by the workers that are there to read a stream, by its name
+    MAINTENANCE = 6  # who settles and drops what is old
 
 
 def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False) -> None:
@@ -36,6 +37,12 @@ def hold_for_session(lock: Lock, name: str, *, shared: bool = False) -> bool:
         cursor.execute(f"SELECT {function}(%s, hashtext(%s))", [_NAMESPACE + lock, name])
         (taken,) = cursor.fetchone()
     return bool(taken)
+
+
+def let_go_for_session(lock: Lock, name: str) -> None:
+    """Give a lock back that this session holds."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [_NAMESPACE + lock, name])
 
 
 def count_holders(lock: Lock, name: str) -> int:

@@ -13,11 +13,11 @@ from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
+from django.conf import settings
 
 from orgs.limits import (
     MAX_CLOCK_SKEW,
     MAX_COST_CENTS,
-    MAX_EVENT_AGE,
     MAX_EVENTS_PER_MESSAGE,
     MAX_LATENCY_MS,
     MAX_MESSAGE_BYTES,
@@ -26,6 +26,8 @@ from orgs.limits import (
     MAX_TEXT_LENGTH,
     MAX_TOKENS,
 )
+
+from .horizon import raw_horizon
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT_LENGTH)]
@@ -99,6 +101,7 @@ _RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder(float_hook=_number)
 _EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
 _FOUR_DECIMALS = Decimal("0.0001")
+EXPIRED = "expired"  # why an event is quarantined that is older than events are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +110,15 @@ class Fault:
 
     field: str
     message: str
+    reason: str = ""  # where it is another than the field
 
     def __str__(self) -> str:
         return f"{self.field} {self.message}".strip()
 
 
 def reason_of(faults: Sequence[Fault]) -> str:
-    """The field at fault, by which what is quarantined is sorted; "unreadable" where it is the whole."""
-    return faults[0].field or "unreadable"
+    """By what a quarantined message is sorted: mostly the field at fault; "unreadable" where it is the whole."""
+    return faults[0].reason or faults[0].field or "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,7 @@ class _Clock:
 
     @classmethod
     def at(cls, now: datetime) -> "_Clock":
-        return cls(now - MAX_EVENT_AGE, now + MAX_CLOCK_SKEW)
+        return cls(raw_horizon(now), now + MAX_CLOCK_SKEW)
 
 
 def _faults(event: UsageEvent, clock: _Clock) -> list[Fault]:
@@ -182,7 +186,8 @@ def _faults(event: UsageEvent, clock: _Clock) -> list[Fault]:
         minutes = MAX_CLOCK_SKEW.seconds // 60
         found.append(Fault("occurredAt", f"must lie at most {minutes} minutes ahead of the server's clock"))
     elif event.occurred_at < clock.earliest:
-        found.append(Fault("occurredAt", f"must lie at most {MAX_EVENT_AGE.days:,} days back"))
+        days = settings.RAW_RETENTION_DAYS
+        found.append(Fault("occurredAt", f"must lie at most {days:,} days back: older events are not kept", EXPIRED))
     if event.status == "success" and event.error_code is not None:
         found.append(Fault("errorCode", "must be absent or null where status is success"))
     if (event.cached_input_tokens or 0) + (event.cache_creation_input_tokens or 0) > event.input_tokens:

@@ -13,7 +13,7 @@ from itertools import zip_longest
 
 import psycopg.errors
 import structlog
-from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
@@ -73,7 +73,7 @@ def store(delivery: Delivery) -> Batch:
             storage.ensure_days(days)
             with transaction.atomic(), connection.cursor() as cursor:
                 batch = _write(cursor, delivery, identities, prices, started_at, attempt)
-        except (OperationalError, IntegrityError) as error:
+        except (OperationalError, IntegrityError, ProgrammingError) as error:
             if attempt + 1 == MAX_ATTEMPTS or not isinstance(error.__cause__, _REPEATABLE):
                 raise
             storage.forget()
@@ -93,12 +93,14 @@ def store(delivery: Delivery) -> Batch:
     raise AssertionError("unreachable")
 
 
-# A lost race for an identity; a lost deadlock; a partition that was dropped since this process last looked.
+# A lost race for an identity; a lost deadlock; a partition that was dropped since this process last looked; a table that was
+# moved to another engine since then.
 _REPEATABLE = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
     psycopg.errors.CheckViolation,
+    psycopg.errors.WrongObjectType,
 )
 
 

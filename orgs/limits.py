@@ -10,7 +10,6 @@ MAX_COST_CENTS = 10**9  # ten million of the currency for one call is a unit mis
 MAX_METADATA_KEYS = 32
 MAX_METADATA_BYTES = 4096  # as UTF-8 JSON; raw events stay narrow
 MAX_CLOCK_SKEW = timedelta(minutes=5)  # how far ahead of this server's clock an event may lie
-MAX_EVENT_AGE = timedelta(days=5 * 366)  # bounds the number of daily partitions that late events can call for
 
 # ── The HTTP doors ───────────────────────────────────────────────────────────────────────────────────────────────
 MAX_EVENTS_PER_REQUEST = 5_000
@@ -28,8 +27,8 @@ MAX_EVENTS_PER_MESSAGE = 5_000  # more than fit into MAX_MESSAGE_BYTES: an array
 # ── Rolling up ───────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_EVENTS_PER_ROLLUP = 500_000  # events; bounds the transaction, its memory and its locks to a few seconds
 
-# ── Dedupe ───────────────────────────────────────────────────────────────────────────────────────────────────────
-LEDGER_ROTATION = timedelta(hours=48)  # a claim is kept for at least this and at most twice this
+# ── Retention ────────────────────────────────────────────────────────────────────────────────────────────────────
+ROWS_DELETED_AT_ONCE = 10_000  # bounds a transaction and its locks to about a second
 
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_SERIES_POINTS = 50_000  # buckets × models of one answer: about 10 MB of JSON

@@ -8,13 +8,16 @@ grouping the events themselves by bucket too, under keys of two UUIDs, took twic
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import date, datetime
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.db.backends.utils import CursorWrapper
 from psycopg import sql
+
+from ingestion.partitioning import Partitioned, Unit
 
 from .histogram import BUCKET_SQL, ZERO
 from .models import ZoneInForce
@@ -51,23 +54,33 @@ def zones_in_force() -> dict[uuid.UUID, ZoneInfo]:
     return {org_id: ZoneInfo(name) for org_id, name in ZoneInForce.objects.values_list("org_id", "time_zone")}
 
 
+class LocalDay(NamedTuple):
+    """A day of an org's zone: what it is called, and the moments it reaches from and to."""
+
+    org_id: uuid.UUID
+    time_zone: str
+    day: date
+    start: datetime
+    end: datetime
+
+
+def local_days(span: Window, zones: Mapping[uuid.UUID, ZoneInfo]) -> list[LocalDay]:
+    """Every day that a span touches, of the orgs that have days of their own."""
+    return [
+        LocalDay(org_id, zone.key, day, midnight(day, zone), midnight(day + DAY, zone))
+        for org_id, zone in zones.items()
+        for day in span.days(zone)
+    ]
+
+
 def collect(
-    cursor: CursorWrapper,
-    span: Window,
-    condition: str,
-    parameters: Mapping[str, Any],
-    zones: Mapping[uuid.UUID, ZoneInfo],
+    cursor: CursorWrapper, span: Window, condition: str, parameters: Mapping[str, Any], days: Sequence[LocalDay]
 ) -> None:
     """Aggregate the events `e` of a span that meet a condition into the temporary table `usage_delta`.
 
     One row per org, model, UTC hour and day of the org's zone. The days come from this process, so that rollups and answers
     use one time zone database.
     """
-    days = [
-        (org_id, zone.key, day, midnight(day, zone), midnight(day + DAY, zone))
-        for org_id, zone in zones.items()
-        for day in span.days(zone)
-    ]
     org_ids, names, dates, starts, ends = map(list, zip(*days, strict=True)) if days else ([], [], [], [], [])
     cursor.execute("SET LOCAL work_mem = '128MB'")  # there is one writer; it sorts and hashes in memory
     cursor.execute("DROP TABLE IF EXISTS usage_delta")
@@ -158,15 +171,21 @@ class Rollup:
             SELECT {self.columns} FROM sums JOIN histograms USING (number) ORDER BY number
         """
 
-    def add(self) -> str:
-        """Add what `usage_delta` holds to the table: one probe of its primary key per row. Right with one writer alone."""
+    def add(self, condition: str = "true") -> str:
+        """Add what `usage_delta` holds to the table, where a condition on the key holds. Right with one writer alone.
+
+        One probe of the table's primary key per row.
+        """
         sums = ", ".join(f"{name} = kept.{name} + excluded.{name}" for name in MEASURES)
         histograms = ", ".join(f"{name} = excluded.{name}" for name in HISTOGRAM)
         return f"""
-            INSERT INTO {self.table} AS kept ({self.columns}) {self.fold(adds=True)}
+            INSERT INTO {self.table} AS kept ({self.columns}) {self.fold(condition, adds=True)}
             ON CONFLICT ({", ".join(self.key)}) DO UPDATE SET {sums}, {histograms}
         """
 
+
+HOURS = Partitioned("usage_hourly", Unit.MONTH)
+DAYS = Partitioned("usage_daily", Unit.MONTH, of_moments=False)
 
 HOURLY = Rollup("usage_hourly", {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"}, "bucket_start")
 DAILY = Rollup(

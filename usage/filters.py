@@ -8,7 +8,9 @@ from functools import cached_property
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from .retention import LONGEST
+from django.conf import settings
+
+from .retention import longest
 from .series import Question
 from .windows import (
     DAY,
@@ -185,8 +187,11 @@ def _custom(start: str, end: str, zone: ZoneInfo) -> Window:
     first, last = _edge("start", start, zone), _edge("end", end, zone)
     if first >= last:
         raise _Wrong("end", "must not lie before the start")
-    if last - first > LONGEST:
-        raise _Wrong("start", f"and end lie more than {LONGEST.days} days apart; figures are kept for 25 months")
+    if last - first > longest():
+        months = settings.DAILY_RETENTION_MONTHS
+        raise _Wrong(
+            "start", f"and end lie more than {longest().days} days apart; figures are kept for {months} months"
+        )
     return Window(first, last)
 
 

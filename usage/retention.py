@@ -1,22 +1,57 @@
-"""How long figures are kept, and so how far back they can be asked for."""
+"""How long figures are kept: how far back they can be asked for, made again and compared; what is past that goes."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
-from .windows import local_day, midnight
+from django.conf import settings
 
-HOURLY_KEPT_DAYS = 90
-DAILY_KEPT_MONTHS = 25  # two years and the month that is under way
-LONGEST = timedelta(days=800)  # of a range: more than the 25 months that are kept; bounds the days that are planned
+from ingestion import retention
+from ingestion.horizon import raw_horizon
+from ingestion.maintenance import Action, Step
+from ingestion.partitioning import Partitioned
+
+from .aggregation import DAYS, HOURS
+from .windows import DAY, UTC_ZONE, local_day, midnight
+
+_COMPLETE_AFTER = timedelta(days=4)  # raw events must reach beyond a day of any zone, and the days beside it
+
+
+def longest() -> timedelta:
+    """The longest range that can be asked for: bounds the days that are planned."""
+    return timedelta(days=31 * (settings.DAILY_RETENTION_MONTHS + 1))
 
 
 def hourly_horizon(now: datetime) -> datetime:
     """The earliest hour that can be asked for: the start of a UTC day."""
-    return (now - timedelta(days=HOURLY_KEPT_DAYS)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight(local_day(now - timedelta(days=settings.HOURLY_RETENTION_DAYS), UTC_ZONE), UTC_ZONE)
 
 
 def daily_horizon(now: datetime, zone: ZoneInfo) -> datetime:
     """The earliest day that can be asked for: the start of a month in a zone."""
     today = local_day(now, zone)
-    months = today.year * 12 + today.month - 1 - DAILY_KEPT_MONTHS
+    months = today.year * 12 + today.month - 1 - settings.DAILY_RETENTION_MONTHS
     return midnight(today.replace(year=months // 12, month=months % 12 + 1, day=1), zone)
+
+
+def rebuild_horizon(now: datetime) -> datetime:
+    """The first UTC day whose figures can be made again from raw events, whatever the zone of their days."""
+    return midnight(local_day(raw_horizon(now), UTC_ZONE), UTC_ZONE) + _COMPLETE_AFTER
+
+
+def steps(now: datetime) -> Iterator[Step]:
+    """All maintenance: of raw events, then of the rollups, whose partitions go once nobody can ask for any of their rows.
+
+    A day late: somewhere it is still the day before.
+    """
+    yield from retention.steps(now)
+    yield from _expired(HOURS, hourly_horizon(now - DAY))
+    yield from _expired(DAYS, daily_horizon(now - DAY, UTC_ZONE))
+
+
+def _expired(table: Partitioned, horizon: datetime) -> Iterator[Step]:
+    for partition in table.partitions():
+        if partition.end_at <= horizon:
+            subject = f"{table.table} {partition.start:%Y-%m}"
+            yield Step(Action.DROP, subject, partial(table.drop, partition), partition.bytes)

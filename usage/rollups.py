@@ -24,9 +24,24 @@ from orgs.limits import MAX_EVENTS_PER_ROLLUP
 from orgs.models import Org
 
 from . import freshness
-from .aggregation import DAILY_LOCAL, HOURLY, ROLLED_UP, ROLLUPS, Rollup, collect, zones_in_force
+from .aggregation import (
+    COLUMNS,
+    DAILY,
+    DAILY_LOCAL,
+    DAYS,
+    HOURLY,
+    HOURS,
+    ROLLED_UP,
+    ROLLUPS,
+    LocalDay,
+    Rollup,
+    collect,
+    local_days,
+    zones_in_force,
+)
 from .models import DailyUsage, ZoneInForce
-from .windows import DAY, Window
+from .retention import hourly_horizon, rebuild_horizon
+from .windows import DAY, UTC_ZONE, Window, midnight
 
 logger = structlog.get_logger(__name__)
 
@@ -69,8 +84,11 @@ def _roll_up_some() -> Run:
             span = Window(min(times), max(times) + _MOMENT)
             storage.summarise(cursor, span.start, span.end)
             # Reads the touched days by the BRIN index on batch_id.
-            collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, zones_in_force())
-            for rollup in ROLLUPS:
+            days = local_days(span, zones_in_force())
+            collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, days)
+            _make_room(span)
+            cursor.execute(HOURLY.add("bucket_start >= %s"), [hourly_horizon(timezone.now())])
+            for rollup in (DAILY, DAILY_LOCAL):
                 cursor.execute(rollup.add())
             touched = freshness.note(cursor)
         Batch.objects.filter(pk__in=ids).update(rolled_up_at=timezone.now())
@@ -89,17 +107,23 @@ def _next_batches() -> Iterator[Batch]:
         yield batch
 
 
-def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
-    """Make the rollups of a window again from raw events; returns the window widened to whole UTC days.
+def _make_room(span: Window) -> None:
+    """Partitions for the rows that events of a span can have: hours as far back as they are kept, and days of any zone."""
+    HOURS.ensure(span.after(hourly_horizon(timezone.now())).days(UTC_ZONE))
+    DAYS.ensure(Window(span.start - DAY, span.end + DAY).days(UTC_ZONE))
 
-    Batches that are not rolled up yet stay so: the next run adds them.
+
+def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
+    """Make the rollups of a window again from raw events; returns what was made again: whole UTC days.
+
+    Not the days before `rebuild_horizon`: what their figures were made of is gone, or goes. Batches that are not rolled up
+    yet stay so: the next run adds them.
     """
-    widened = window.whole_days()
+    widened = window.whole_days().after(rebuild_horizon(timezone.now()))
     for chunk in widened.pieces(CHUNK):
         with transaction.atomic(), connection.cursor() as cursor:
             take(cursor, Lock.ROLLUP)
-            zones = zones_in_force()
-            collect_window(cursor, chunk, zones, org_id)
+            collect_window(cursor, chunk, zones_in_force(), org_id)
             for rollup in ROLLUPS:
                 _replace(cursor, rollup, chunk, org_id)
     return widened
@@ -113,13 +137,18 @@ def collect_window(
     A day of a zone begins up to 14 h from the UTC day of its date: hence a day more on both sides.
     """
     condition = f"{ROLLED_UP} AND (%(org_id)s::uuid IS NULL OR e.org_id = %(org_id)s)"
-    collect(cursor, Window(window.start - DAY, window.end + DAY), condition, {"org_id": org_id}, zones)
+    span = Window(window.start - DAY, window.end + DAY)
+    collect(cursor, span, condition, {"org_id": org_id}, local_days(span, zones))
 
 
 def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[Any]]:
-    """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days."""
+    """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days; hours that are still kept."""
     is_hourly = rollup is HOURLY
-    bounds: list[Any] = [window.start, window.end] if is_hourly else [window.start.date(), window.end.date()]
+    if is_hourly:
+        kept = window.after(hourly_horizon(timezone.now()))
+        bounds: list[Any] = [kept.start, kept.end]
+    else:
+        bounds = [window.start.date(), window.end.date()]
     condition = f"{rollup.bucket} >= %s AND {rollup.bucket} < %s"
     if not is_hourly:
         condition += " AND time_zone <> 'UTC'" if rollup is DAILY_LOCAL else " AND time_zone = 'UTC'"
@@ -131,6 +160,7 @@ def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[s
 
 def _replace(cursor: CursorWrapper, rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> None:
     condition, parameters = rows_of(rollup, window, org_id)
+    _make_room(window)
     cursor.execute(f"DELETE FROM {rollup.table} WHERE {condition}", parameters)
     cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.fold(condition)}", parameters)
 
@@ -138,7 +168,8 @@ def _replace(cursor: CursorWrapper, rollup: Rollup, window: Window, org_id: uuid
 def adopt_zones() -> None:
     """Where an org's time zone is no longer the one its daily rows are kept in, make them again for the new one.
 
-    As far back as raw events reach; until then answers in the org's zone go on in the old one.
+    As far back as raw events reach. Days before that stay as they are, under the new zone's name: no figure is lost, and one
+    day takes what lies between the last midnight of the old zone and the first of the new one.
     """
     changed = (
         Org.objects.annotate(in_force=F("zone_in_force__time_zone"))
@@ -149,19 +180,44 @@ def adopt_zones() -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             if not try_take(cursor, Lock.ROLLUP):
                 return
-            DailyUsage.objects.filter(org_id=org.pk).exclude(time_zone="UTC").delete()
-            if org.time_zone == "UTC":
-                ZoneInForce.objects.filter(org=org).delete()
-                continue
-            ZoneInForce.objects.update_or_create(org=org, defaults={"time_zone": org.time_zone})
-            # By primary key: the first and the last event of the org.
-            events = UsageEvent.objects.filter(org_id=org.pk)
-            first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
-            last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
-            if first is not None and last is not None:
-                # A day of the zone can bear the date before or after that of its UTC days.
-                span = Window(first - DAY, last + DAY).whole_days()
-                for chunk in span.pieces(CHUNK):
-                    collect_window(cursor, chunk, {org.pk: org.zone}, org.pk)
-                    _replace(cursor, DAILY_LOCAL, chunk, org.pk)
+            _adopt(cursor, org)
         logger.info("zone_adopted", org_id=str(org.pk), time_zone=org.time_zone)
+
+
+def _adopt(cursor: CursorWrapper, org: Org) -> None:
+    seam = (rebuild_horizon(timezone.now()) - DAY).date()  # the first day that is made again
+    old = zones_in_force().get(org.pk, UTC_ZONE)
+    rows = DailyUsage.objects.filter(org_id=org.pk)
+    ours = rows.exclude(time_zone="UTC")
+    ours.filter(day__gte=seam).delete()
+    if org.time_zone == "UTC":  # its rows are there
+        ours.delete()
+        ZoneInForce.objects.filter(org=org).delete()
+        return
+    if old == UTC_ZONE:
+        columns = ", ".join(("org_id", "day", "model_id", *COLUMNS))
+        cursor.execute(
+            f"INSERT INTO usage_daily (time_zone, {columns}) SELECT %s, {columns} FROM usage_daily"
+            " WHERE org_id = %s AND time_zone = 'UTC' AND day < %s",
+            [org.time_zone, org.pk, seam],
+        )
+    else:
+        ours.update(time_zone=org.time_zone)
+    ZoneInForce.objects.update_or_create(org=org, defaults={"time_zone": org.time_zone})
+    # By primary key: the first and the last event of the org.
+    events = UsageEvent.objects.filter(org_id=org.pk)
+    first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
+    last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
+    if first is None or last is None:
+        return
+    # A day of the zone can bear the date before or after that of its UTC days.
+    span = Window(first - DAY, last + DAY).whole_days().after(midnight(seam, UTC_ZONE))
+    for chunk in span.pieces(CHUNK):
+        collect_window(cursor, chunk, {org.pk: org.zone}, org.pk)
+        _replace(cursor, DAILY_LOCAL, chunk, org.pk)
+    if ours.filter(day__lt=seam).exists():
+        before = seam - DAY
+        day = LocalDay(org.pk, org.time_zone, before, midnight(before, old), midnight(seam, org.zone))
+        collect(cursor, Window(day.start, day.end), f"{ROLLED_UP} AND e.org_id = %(org_id)s", {"org_id": org.pk}, [day])
+        ours.filter(day=before).delete()
+        cursor.execute(f"INSERT INTO usage_daily ({DAILY_LOCAL.columns}) {DAILY_LOCAL.fold()}")

@@ -24,7 +24,7 @@ from orgs.models import Org
 from .aggregation import HISTOGRAM, MEASURES, ROLLED_UP, summed
 from .histogram import BUCKET_SQL, Histogram, merge
 from .models import ZoneInForce
-from .retention import LONGEST, daily_horizon, hourly_horizon
+from .retention import daily_horizon, hourly_horizon, longest
 from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
 
 MAX_ROWS = 2 * MAX_SERIES_POINTS  # read for an answer: the points of buckets that a window cuts come in parts
@@ -166,8 +166,8 @@ def _check_horizons(question: Question) -> None:
         raise Unanswerable("start", f"lies before the hours that are kept: the earliest is {hours:%Y-%m-%dT%H:%M:%SZ}")
     if start < days:
         raise Unanswerable("start", f"lies before the days that are kept: the earliest is {days:%Y-%m-%dT%H:%M:%SZ}")
-    if question.window.end - start > LONGEST:
-        raise Unanswerable("end", f"lies more than {LONGEST.days} days after start: ask for a shorter range")
+    if question.window.end - start > longest():
+        raise Unanswerable("end", f"lies more than {longest().days} days after start: ask for a shorter range")
     for name, moment in (("start", start), ("end", question.window.end)):
         if question.granularity is Granularity.DAY:
             day = moment.astimezone(question.zone).date()

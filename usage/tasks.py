@@ -1,4 +1,4 @@
-"""Scheduled work on the rollups."""
+"""Scheduled work on the rollups, and what is kept for how long."""
 
 from datetime import timedelta
 
@@ -6,7 +6,9 @@ import structlog
 from celery import shared_task
 from django.utils import timezone
 
-from . import rollups, verification
+from ingestion.maintenance import AlreadyRunning, carry_out
+
+from . import retention, rollups, verification
 from .windows import Window
 
 logger = structlog.get_logger(__name__)
@@ -26,3 +28,12 @@ def verify() -> None:
     now = timezone.now()
     for finding in verification.verify(Window(now - VERIFIED_DAILY, now), grace=timedelta(minutes=1)):
         logger.error("drift", subject=finding.subject, detail=finding.detail)
+
+
+@shared_task
+def maintain() -> None:
+    """Settle the days of raw events that are over, and drop what is past its retention."""
+    try:
+        list(carry_out(retention.steps(timezone.now())))
+    except AlreadyRunning:
+        logger.info("maintenance_runs_already")

@@ -13,6 +13,7 @@ from ingestion.models import Batch
 
 from .aggregation import COLUMNS, ROLLUPS, Rollup, zones_in_force
 from .models import DailyUsage, HourlyUsage
+from .retention import rebuild_horizon
 from .rollups import CHUNK, collect_window, rows_of
 from .windows import DAY, UTC_ZONE, Window, midnight
 
@@ -31,13 +32,15 @@ class Finding:
 
 
 def verify(window: Window | None = None, grace: timedelta = timedelta()) -> list[Finding]:
-    """Everything in a window (default: all there is) that does not agree with the raw events.
+    """Everything in a window (default: all that raw events are kept of) that does not agree with the raw events.
 
     Batches that came in before this call and are not rolled up after `grace` are findings too. Each chunk is compared on
     one snapshot, so that figures that change meanwhile are not.
     """
     findings = [*_not_rolled_up(grace)]
     extent = window.whole_days() if window else _extent()
+    if extent is not None:  # what came before was made of events that are gone, or go
+        extent = extent.after(rebuild_horizon(timezone.now()))
     for chunk in extent.pieces(CHUNK) if extent else ():
         own_transaction = not connection.in_atomic_block  # else the caller's snapshots count
         with transaction.atomic(), connection.cursor() as cursor:

@@ -65,6 +65,11 @@ class Window:
         """The window of the same length that ends where this one starts."""
         return Window(self.start - (self.end - self.start), self.start)
 
+    def after(self, moment: datetime) -> "Window":
+        """What of the window does not lie before a moment; empty where all of it does."""
+        start = max(self.start, moment)
+        return Window(start, max(start, self.end))
+
     def days(self, zone: ZoneInfo) -> Iterator[date]:
         """Every day of a zone that the window touches."""
         day = local_day(self.start, zone)

@@ -2,10 +2,11 @@
 
 from django.db import migrations
 
+from ingestion import storage
+
 # Columns in the order that packs without padding. Keys contain org_id, so that the table can be distributed by org.
 EVENTS = """
-CREATE TABLE usage_events (
-    occurred_at timestamptz NOT NULL,
+occurred_at timestamptz NOT NULL,
     received_at timestamptz NOT NULL,
     batch_id bigint NOT NULL,
     latency_ms integer NOT NULL,
@@ -24,10 +25,6 @@ CREATE TABLE usage_events (
     metadata jsonb,
     -- Counts each event once, and reads an org's events by time: edge fragments of a range, the events of an incident.
     PRIMARY KEY (org_id, occurred_at, event_id)
-) PARTITION BY RANGE (occurred_at);
-
--- Finds the events of a batch: the rollup and the admin. Batches come in order, so a few bytes per 32 pages do.
-CREATE INDEX usage_events_batch ON usage_events USING brin (batch_id) WITH (pages_per_range = 32);
 """
 
 LEDGER = """
@@ -42,11 +39,19 @@ INSERT INTO ingestion_ledger (id, current, rotated_at, previous_since) VALUES (1
 """
 
 
+def create(apps: object, schema_editor: object) -> None:
+    storage.create(EVENTS)
+
+
+def destroy(apps: object, schema_editor: object) -> None:
+    storage.destroy()
+
+
 class Migration(migrations.Migration):
     dependencies = [("ingestion", "0001_initial")]
 
     operations = [
-        migrations.RunSQL(EVENTS, "DROP TABLE usage_events"),
+        migrations.RunPython(create, destroy),
         migrations.RunSQL(
             LEDGER, "DELETE FROM ingestion_ledger; DROP TABLE ingestion_claims_0; DROP TABLE ingestion_claims_1"
         ),

@@ -149,6 +149,7 @@ def test_everything_periodic_is_in_the_schedule() -> None:
         "usage.tasks.verify": timedelta(days=1),
         "ingestion.tasks.prepare_storage": timedelta(hours=6),
         "ingestion.tasks.rotate_ledger": timedelta(hours=1),
+        "usage.tasks.maintain": timedelta(days=1),
     }
     assert all(PeriodicTask.objects.values_list("enabled", flat=True))
 

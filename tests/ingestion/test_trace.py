@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.core.management import CommandError, call_command
 from django.db.models import Sum
 from django.utils import timezone
@@ -32,6 +33,12 @@ ROWS = (
     "2023-11-16 18:15:50.9951690,879,55",
     "2023-11-16 23:59:59.9999999,91,16",
 )
+
+
+@pytest.fixture(autouse=True)
+def kept_for_long(settings: LazySettings) -> None:
+    """So that the trace's own times, years ago, can be kept."""
+    settings.RAW_RETENTION_DAYS, settings.DAILY_RETENTION_MONTHS = 36_500, 1_200
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from ingestion.models import Batch, Conflict, Door, Status, UsageEvent
 from ingestion.schema import Invalid, read_message
 from ingestion.schema import UsageEvent as Event
 from ingestion.writing import Delivery, store
-from orgs.limits import LEDGER_ROTATION
 from orgs.models import ModelPrice
 
 from ..factories import NOON, as_json, ingest, make_event, make_model, make_org
@@ -92,7 +91,7 @@ def test_a_claim_lasts_one_rotation_and_the_event_itself_longer() -> None:
 def test_the_ledger_is_not_rotated_before_its_time() -> None:
     assert not dedupe.rotate()
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE ingestion_ledger SET rotated_at = %s", [timezone.now() - LEDGER_ROTATION])
+        cursor.execute("UPDATE ingestion_ledger SET rotated_at = %s", [timezone.now() - dedupe.window()])
     assert dedupe.rotate()
     assert not dedupe.rotate()
 
@@ -123,6 +122,8 @@ def test_an_event_that_nobody_can_price_has_no_cost() -> None:
     assert UsageEvent.objects.get().cost_estimate_cents is None
 
 
+@pytest.mark.engine("PostgreSQL")
+@pytest.mark.django_db(transaction=True)
 def test_a_partition_that_vanished_is_made_again() -> None:
     ingest([make_event()])
     with connection.cursor() as cursor:
@@ -131,6 +132,7 @@ def test_a_partition_that_vanished_is_made_again() -> None:
     assert (batch.accepted, batch.retries) == (1, 1)
 
 
+@pytest.mark.engine("PostgreSQL")
 def test_partitions_stand_ready_for_the_days_to_come() -> None:
     from ingestion.tasks import prepare_storage
 

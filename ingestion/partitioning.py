@@ -1,0 +1,190 @@
+"""Native range partitions of a table, one per UTC day or month: made ahead or on demand, dropped one by one.
+
+There is never a default partition: a row without a partition of its own is refused, and its writer makes the partition.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+
+from django.db import connection, transaction
+from psycopg import sql
+
+from .locks import Lock, take
+
+_FORMATS = {"day": "%Y%m%d", "month": "%Y%m"}  # of what a partition's name ends with
+# What a comment on a partition says of it. Who detached a partition for a purpose of his own finds it left alone.
+_SETTLED = "settled"
+_DROPPING = "past its retention: to be dropped"
+MADE_AT_ONCE = 30  # partitions of one transaction: each holds locks, and the server's table of them is finite
+
+
+def midnight(day: date) -> datetime:
+    """When a UTC day begins."""
+    return datetime.combine(day, time(), UTC)
+
+
+class Unit(StrEnum):
+    DAY = "day"
+    MONTH = "month"
+
+    def start(self, day: date) -> date:
+        """The first day of the partition that a day lies in."""
+        return day if self is Unit.DAY else day.replace(day=1)
+
+    def end(self, start: date) -> date:
+        """The first day behind a partition."""
+        return start + timedelta(days=1) if self is Unit.DAY else (start + timedelta(days=31)).replace(day=1)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of a table that holds [start, end), both at midnight UTC; what it takes on disk, in bytes."""
+
+    name: str
+    start: date
+    end: date
+    table_bytes: int
+    index_bytes: int
+    is_settled: bool = False  # brought into its cheapest form
+    is_detached: bool = False  # left over by a drop that broke off
+
+    @property
+    def start_at(self) -> datetime:
+        return midnight(self.start)
+
+    @property
+    def end_at(self) -> datetime:
+        return midnight(self.end)
+
+    @property
+    def bytes(self) -> int:
+        return self.table_bytes + self.index_bytes
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """A table that is partitioned by a column of days or moments."""
+
+    table: str
+    unit: Unit
+    of_moments: bool = True  # whether the column is a timestamptz; else it is a date
+    # Partitions that this process knows to exist, by their first day. Positive knowledge only.
+    _known: set[date] = field(default_factory=set, compare=False)
+
+    def forget(self) -> None:
+        """Drop what this process believes about partitions."""
+        self._known.clear()
+
+    def ensure(self, days: Iterable[date]) -> None:
+        """Make the partitions of these days where they are missing.
+
+        A partition is made beside the table and then attached: ATTACH takes SHARE UPDATE EXCLUSIVE on the parent, so that
+        writers and readers go on; CREATE … PARTITION OF would lock them all out.
+        """
+        missing = sorted({self.unit.start(day) for day in days} - self._known)
+        for first in range(0, len(missing), MADE_AT_ONCE):
+            self._make(missing[first : first + MADE_AT_ONCE])
+
+    def _make(self, starts: list[date]) -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            take(cursor, Lock.PARTITIONS)
+            names = {self.name_of(start): start for start in starts}
+            cursor.execute(
+                "SELECT c.relname, i.inhrelid IS NOT NULL, coalesce(i.inhdetachpending, false) FROM pg_class c"
+                " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = %(table)s::regclass"
+                " WHERE c.relname = ANY(%(names)s)"
+                " AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %(table)s::regclass)",
+                {"table": self.table, "names": list(names)},
+            )
+            there = {name: (is_attached, is_pending) for name, is_attached, is_pending in cursor.fetchall()}
+            for name in sorted(names):
+                is_attached, is_pending = there.get(name, (False, False))
+                if is_attached and not is_pending:
+                    continue
+                statements = []
+                if name not in there:
+                    statements.append(
+                        "CREATE TABLE {partition} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
+                    )
+                if is_pending:
+                    statements.append("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE")
+                statements += [
+                    # One that was there already has been detached, to be dropped: what it holds comes back.
+                    "ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})",
+                    "COMMENT ON TABLE {partition} IS NULL",
+                ]
+                cursor.execute(
+                    sql.SQL("; ".join(statements)).format(
+                        table=sql.Identifier(self.table),
+                        partition=sql.Identifier(name),
+                        start=self._bound(names[name]),
+                        end=self._bound(self.unit.end(names[name])),
+                    )
+                )
+            transaction.on_commit(lambda: self._known.update(starts))
+
+    def partitions(self) -> list[Partition]:
+        """All there are, by time; those too that a drop has detached and not yet removed."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT c.relname, pg_table_size(c.oid), pg_indexes_size(c.oid),"
+                " i.inhrelid IS NOT NULL AND NOT i.inhdetachpending, coalesce(obj_description(c.oid, 'pg_class'), '')"
+                " FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = %(table)s::regclass"
+                " WHERE c.relkind = 'r' AND c.relname ~ %(names)s"
+                " AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %(table)s::regclass) ORDER BY c.relname",
+                {"table": self.table, "names": f"^{self.table}_p[0-9]+$"},
+            )
+            rows = cursor.fetchall()
+        found = []
+        for name, table_bytes, index_bytes, is_attached, mark in rows:
+            if is_attached or mark == _DROPPING:
+                start = self._start_of(name)
+                end = self.unit.end(start)
+                found.append(Partition(name, start, end, table_bytes, index_bytes, mark == _SETTLED, not is_attached))
+        return found
+
+    def mark_settled(self, partition: Partition) -> None:
+        self._mark(partition, _SETTLED)
+
+    def _mark(self, partition: Partition, mark: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.Identifier(partition.name), sql.Literal(mark))
+            )
+
+    def drop(self, partition: Partition) -> int:
+        """Remove a partition and all it holds; returns the bytes it took. Not inside a transaction.
+
+        Readers and writers of the others go on. One that breaks off is taken up by the next: the mark says what is to go.
+        """
+        table, name = sql.Identifier(self.table), sql.Identifier(partition.name)
+        if not partition.is_detached:
+            self._mark(partition, _DROPPING)
+        with connection.cursor() as cursor:
+            if not partition.is_detached:
+                cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY").format(table, name))
+            elif self._is_pending(partition):
+                cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} FINALIZE").format(table, name))
+            cursor.execute(sql.SQL("DROP TABLE {}").format(name))
+        self._known.discard(partition.start)
+        return partition.bytes
+
+    def _is_pending(self, partition: Partition) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = %s::regclass",
+                [self.table, partition.name],
+            )
+            return bool(cursor.rowcount > 0)
+
+    def name_of(self, start: date) -> str:
+        return f"{self.table}_p{start:{_FORMATS[self.unit]}}"
+
+    def _start_of(self, name: str) -> date:
+        digits = name.rpartition("_p")[2]
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:] or 1))
+
+    def _bound(self, day: date) -> sql.Literal:
+        return sql.Literal(midnight(day) if self.of_moments else day)

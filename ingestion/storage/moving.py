@@ -1,0 +1,70 @@
+"""A plain table of raw events becomes a hypertable, while readers and writers go on until the last moment."""
+
+from collections.abc import Iterator
+
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+from psycopg import sql
+
+from ingestion.locks import Lock, take
+from ingestion.partitioning import Partition
+
+from .engine import INDEX, TABLE
+from .plain import Plain
+from .timescale import Timescale
+
+NEW = f"{TABLE}_new"
+
+
+class NotEqual(RuntimeError):
+    """The copy does not hold what the table holds; nothing was changed."""
+
+
+def move() -> Iterator[tuple[Partition, int]]:
+    """Copy day by day, each in a transaction of its own, then take what came meanwhile and swap the tables in one.
+
+    Yields each day and how many rows were copied. It may break off anywhere and be run again: what was copied stays. Until the
+    swap nobody sees the new table; during it batches and readers wait. Raises `NotEqual`.
+    """
+    plain = Plain()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NULL", [NEW])
+        if cursor.fetchone()[0]:
+            cursor.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+            cursor.execute(f"CREATE TABLE {NEW} (LIKE {TABLE} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+            cursor.execute(f"ALTER TABLE {NEW} ADD PRIMARY KEY (org_id, occurred_at, event_id)")
+            Timescale().adopt(cursor, NEW)
+    for part in plain.parts():
+        with transaction.atomic(), connection.cursor() as cursor:
+            yield part, _copy(cursor, part)
+    with transaction.atomic(), connection.cursor() as cursor:
+        take(cursor, Lock.PARTITIONS)
+        cursor.execute(f"LOCK TABLE {TABLE}")
+        for part in plain.parts():
+            _copy(cursor, part)
+            if _count(cursor, part.name) != _count(cursor, NEW, part):
+                raise NotEqual(part.name)
+        cursor.execute(f"DROP TABLE {TABLE}")
+        cursor.execute(f"ALTER TABLE {NEW} RENAME TO {TABLE}")
+        cursor.execute(f"ALTER INDEX {NEW}_pkey RENAME TO {TABLE}_pkey")
+        cursor.execute(INDEX)
+
+
+def _copy(cursor: CursorWrapper, part: Partition) -> int:
+    """The rows of a day that the new table does not have yet."""
+    if _count(cursor, part.name) == _count(cursor, NEW, part):
+        return 0
+    cursor.execute(
+        sql.SQL("INSERT INTO {} SELECT * FROM {} ON CONFLICT DO NOTHING").format(
+            sql.Identifier(NEW), sql.Identifier(part.name)
+        )
+    )
+    return int(cursor.rowcount)
+
+
+def _count(cursor: CursorWrapper, table: str, part: Partition | None = None) -> int:
+    statement = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
+    if part is not None:
+        statement += sql.SQL(" WHERE occurred_at >= {} AND occurred_at < {}").format(part.start_at, part.end_at)
+    cursor.execute(statement)
+    return int(cursor.fetchone()[0])
