@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint bench bench-stream crashtest lock clean
+.PHONY: demo run test check lint bench bench-stream bench-scale crashtest lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -39,6 +39,10 @@ bench: .venv/dev
 bench-stream: export LOG_LEVEL ?= WARNING
 bench-stream: .venv/dev
 	@$(BIN)/python manage.py bench_stream $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BACKLOG),--backlog $(BACKLOG)) $(ARGS)
+
+bench-scale: export LOG_LEVEL ?= WARNING
+bench-scale: .venv/dev
+	@$(BIN)/python manage.py bench_scale $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 crashtest: export LOG_LEVEL ?= WARNING
 crashtest: .venv/dev

@@ -120,10 +120,19 @@ def collect(
 class Rollup:
     """One rollup table: its key, and how each part of the key comes out of `usage_delta`."""
 
-    table: str
+    partitions: Partitioned
     key: Mapping[str, str]
     bucket: str  # the part of the key that is time
     rows: str = "true"  # which rows of the table, and of the delta, belong to this rollup
+
+    @property
+    def table(self) -> str:
+        return self.partitions.table
+
+    @property
+    def is_hourly(self) -> bool:
+        """Whether rows are kept as long as hours are, else as long as days."""
+        return self.partitions.of_moments
 
     @property
     def columns(self) -> str:
@@ -187,9 +196,9 @@ class Rollup:
 HOURS = Partitioned("usage_hourly", Unit.MONTH)
 DAYS = Partitioned("usage_daily", Unit.MONTH, of_moments=False)
 
-HOURLY = Rollup("usage_hourly", {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"}, "bucket_start")
+HOURLY = Rollup(HOURS, {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"}, "bucket_start")
 DAILY = Rollup(
-    "usage_daily",
+    DAYS,
     {
         "org_id": "org_id",
         "time_zone": "'UTC'::text",
@@ -199,7 +208,7 @@ DAILY = Rollup(
     "day",
 )
 DAILY_LOCAL = Rollup(
-    "usage_daily",
+    DAYS,
     {"org_id": "org_id", "time_zone": "local_zone", "day": "local_day", "model_id": "model_id"},
     "day",
     rows="local_day IS NOT NULL",

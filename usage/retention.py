@@ -10,9 +10,8 @@ from django.conf import settings
 from ingestion import retention
 from ingestion.horizon import raw_horizon
 from ingestion.maintenance import Action, Step
-from ingestion.partitioning import Partitioned
 
-from .aggregation import DAYS, HOURS
+from .aggregation import ROLLUPS
 from .windows import DAY, UTC_ZONE, local_day, midnight
 
 _COMPLETE_AFTER = timedelta(days=4)  # raw events must reach beyond a day of any zone, and the days beside it
@@ -46,12 +45,9 @@ def steps(now: datetime) -> Iterator[Step]:
     A day late: somewhere it is still the day before.
     """
     yield from retention.steps(now)
-    yield from _expired(HOURS, hourly_horizon(now - DAY))
-    yield from _expired(DAYS, daily_horizon(now - DAY, UTC_ZONE))
-
-
-def _expired(table: Partitioned, horizon: datetime) -> Iterator[Step]:
-    for partition in table.partitions():
-        if partition.end_at <= horizon:
-            subject = f"{table.table} {partition.start:%Y-%m}"
-            yield Step(Action.DROP, subject, partial(table.drop, partition), partition.bytes)
+    for table, is_hourly in {rollup.partitions: rollup.is_hourly for rollup in ROLLUPS}.items():
+        horizon = hourly_horizon(now - DAY) if is_hourly else daily_horizon(now - DAY, UTC_ZONE)
+        for partition in table.partitions():
+            if partition.end_at <= horizon:
+                subject = f"{table.table} {partition.start:%Y-%m}"
+                yield Step(Action.DROP, subject, partial(table.drop, partition), partition.bytes)

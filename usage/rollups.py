@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from django.db.models import F, Q
 from django.utils import timezone
@@ -26,11 +26,7 @@ from orgs.models import Org
 from . import freshness
 from .aggregation import (
     COLUMNS,
-    DAILY,
     DAILY_LOCAL,
-    DAYS,
-    HOURLY,
-    HOURS,
     ROLLED_UP,
     ROLLUPS,
     LocalDay,
@@ -60,10 +56,15 @@ class Run:
 def roll_up() -> Run:
     """Add every batch that is not in the rollups yet. Returns at once where another writer is at work."""
     batches = events = 0
-    adopt_zones()
-    while (run := _roll_up_some()).batches:
-        batches += run.batches
-        events += run.events
+    try:
+        adopt_zones()
+        while (run := _roll_up_some()).batches:
+            batches += run.batches
+            events += run.events
+    except IntegrityError:  # a partition may be gone that this process remembers: the next run looks
+        for rollup in ROLLUPS:
+            rollup.partitions.forget()
+        raise
     if batches:
         logger.info("rolled_up", batches=batches, events=events)
     return Run(batches, events)
@@ -87,9 +88,11 @@ def _roll_up_some() -> Run:
             days = local_days(span, zones_in_force())
             collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, days)
             _make_room(span)
-            cursor.execute(HOURLY.add("bucket_start >= %s"), [hourly_horizon(timezone.now())])
-            for rollup in (DAILY, DAILY_LOCAL):
-                cursor.execute(rollup.add())
+            for rollup in ROLLUPS:
+                if rollup.is_hourly:  # what came later than hours are kept is in its day alone
+                    cursor.execute(rollup.add(f"{rollup.bucket} >= %s"), [hourly_horizon(timezone.now())])
+                else:
+                    cursor.execute(rollup.add())
             touched = freshness.note(cursor)
         Batch.objects.filter(pk__in=ids).update(rolled_up_at=timezone.now())
         transaction.on_commit(lambda: freshness.refresh_cache(touched))
@@ -109,8 +112,11 @@ def _next_batches() -> Iterator[Batch]:
 
 def _make_room(span: Window) -> None:
     """Partitions for the rows that events of a span can have: hours as far back as they are kept, and days of any zone."""
-    HOURS.ensure(span.after(hourly_horizon(timezone.now())).days(UTC_ZONE))
-    DAYS.ensure(Window(span.start - DAY, span.end + DAY).days(UTC_ZONE))
+    for rollup in ROLLUPS:
+        if rollup.is_hourly:
+            rollup.partitions.ensure(span.after(hourly_horizon(timezone.now())).days(UTC_ZONE))
+        else:
+            rollup.partitions.ensure(Window(span.start - DAY, span.end + DAY).days(UTC_ZONE))
 
 
 def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
@@ -143,14 +149,13 @@ def collect_window(
 
 def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[Any]]:
     """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days; hours that are still kept."""
-    is_hourly = rollup is HOURLY
-    if is_hourly:
+    if rollup.is_hourly:
         kept = window.after(hourly_horizon(timezone.now()))
         bounds: list[Any] = [kept.start, kept.end]
     else:
         bounds = [window.start.date(), window.end.date()]
     condition = f"{rollup.bucket} >= %s AND {rollup.bucket} < %s"
-    if not is_hourly:
+    if not rollup.is_hourly:
         condition += " AND time_zone <> 'UTC'" if rollup is DAILY_LOCAL else " AND time_zone = 'UTC'"
     if org_id is not None:
         condition += " AND org_id = %s"

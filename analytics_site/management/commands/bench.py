@@ -110,9 +110,9 @@ def conditions() -> str:
 class Traffic:
     """Invented traffic: a busiest org with two fifths of the calls and all models, others with a few; log-normal latencies."""
 
-    def __init__(self) -> None:
+    def __init__(self, orgs: int = ORGS) -> None:
         self.random = random.Random(20261124)
-        self.orgs = [uuid.UUID(int=self.random.getrandbits(128), version=4) for _ in range(ORGS)]
+        self.orgs = [uuid.UUID(int=self.random.getrandbits(128), version=4) for _ in range(orgs)]
         self.models = [uuid.UUID(int=self.random.getrandbits(128), version=4) for _ in range(MODELS)]
         self.busiest = self.orgs[0]
         Org.objects.bulk_create(Org(pk=pk, name=f"Org {n}", slug=f"org-{n}") for n, pk in enumerate(self.orgs))
@@ -319,14 +319,14 @@ def measure_api(traffic: Traffic, requests: int) -> tuple[list[Line], dict[str, 
     return lines, figures
 
 
-def ask(client: Client, org_id: uuid.UUID, start: datetime, granularity: str) -> float:
-    """Seconds that an answer took. Its points are counted afterwards."""
+def ask(client: Client, org_id: uuid.UUID, start: datetime, granularity: str, least: float = 1.0) -> float:
+    """Seconds that an answer took. Its points are counted afterwards: at least this part of all there can be."""
     query = urlencode({"start": start.isoformat(), "end": (start + 7 * DAY).isoformat(), "granularity": granularity})
     asked_at = time.perf_counter()
     answer = client.get(f"/analytics/v1/orgs/{org_id}/usage?{query}")
     seconds = time.perf_counter() - asked_at
     points = len(json.loads(answer.content)["series"])
-    assert points >= 7 * MODELS * (24 if granularity == "hour" else 1), points
+    assert points >= least * 7 * MODELS * (24 if granularity == "hour" else 1), points
     return seconds
 
 
