@@ -16,6 +16,7 @@ api: list[URLPattern | URLResolver] = [
     path("", include("ingestion.urls")),
     path("", include("usage.urls")),
     path("", include("reliability.urls")),
+    path("", include("exports.urls")),
     path("status/healthz", health.healthz, name="healthz"),
     path("status/readyz", health.readyz, name="readyz"),
     path("schema", SpectacularAPIView.as_view(), name="schema"),

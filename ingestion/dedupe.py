@@ -19,7 +19,7 @@ from psycopg import sql
 from orgs.limits import MAX_CLOCK_SKEW
 
 from .copying import copy_in
-from .locks import Lock, take
+from .locks import LOCK_TIMEOUT, Lock, take
 from .models import Ledger
 from .rows import Identity, span_of
 
@@ -105,9 +105,12 @@ def window() -> timedelta:
 
 
 def rotate(*, force: bool = False) -> bool:
-    """Begin a new claim table where the current one is `DEDUPE_WINDOW_HOURS` old. Says whether it did."""
+    """Begin a new claim table where the current one is `DEDUPE_WINDOW_HOURS` old. Says whether it did.
+
+    Raises `OperationalError` where a batch takes so long that all others would have to wait: to be tried again.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
-        take(cursor, Lock.LEDGER)
+        take(cursor, Lock.LEDGER, seconds=LOCK_TIMEOUT)
         ledger = Ledger.objects.get()
         now = timezone.now()
         if not force and now - ledger.rotated_at < window():

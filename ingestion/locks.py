@@ -7,6 +7,7 @@ from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
 _NAMESPACE = 0x616E6C  # "anl": the first key of each lock
+LOCK_TIMEOUT = 5.0  # seconds that all batches may wait for somebody who wants a lock alone, and can try again later
 
 
 class Lock(enum.IntEnum):
@@ -18,8 +19,10 @@ class Lock(enum.IntEnum):
     MAINTENANCE = 6  # who settles and drops what is old
 
 
-def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False) -> None:
-    """Wait for the lock."""
+def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False, seconds: float | None = None) -> None:
+    """Wait for the lock; at most so many seconds, then raise `OperationalError`: who waits holds up all who come later."""
+    if seconds is not None:
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{seconds:.0f}s"])
     cursor.execute(f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}(%s, %s)", [_NAMESPACE, lock])
 
 

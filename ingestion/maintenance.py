@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import structlog
 from django.db import models
@@ -60,19 +61,15 @@ def carry_out(steps: Iterable[Step]) -> Iterator[tuple[Step, int]]:
         let_go_for_session(Lock.MAINTENANCE, "")
 
 
-def delete_step(model: type[models.Model], moment: str, before: datetime) -> Iterator[Step]:
-    """Delete the rows of a table whose `moment` lies before another, where there are any. Rows have come in the order of ids."""
-    rows = _older(model, moment, before).count()
-    if rows:
-        name = model._meta.verbose_name_plural
+def delete_step(rows: models.QuerySet[Any], moment: str, before: datetime) -> Iterator[Step]:
+    """Delete those of some rows whose `moment` lies before another, where there are any."""
+    old = rows.filter(**{f"{moment}__lt": before}).order_by("pk")
+    if count := old.count():
+        name = rows.model._meta.verbose_name_plural
 
         def run() -> int:
-            while pks := list(_older(model, moment, before).values_list("pk", flat=True)[:ROWS_DELETED_AT_ONCE]):
-                model._default_manager.filter(pk__in=pks).delete()
+            while pks := list(old.values_list("pk", flat=True)[:ROWS_DELETED_AT_ONCE]):
+                rows.filter(pk__in=pks).delete()
             return 0  # the room is used again, and not given back
 
-        yield Step(Action.DELETE, f"{name} before {before:%Y-%m-%d %H:%M}", run, rows=rows)
-
-
-def _older(model: type[models.Model], moment: str, before: datetime) -> models.QuerySet[models.Model]:
-    return model._default_manager.filter(**{f"{moment}__lt": before}).order_by("pk")
+        yield Step(Action.DELETE, f"{name} before {before:%Y-%m-%d %H:%M}", run, rows=count)

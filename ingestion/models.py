@@ -156,7 +156,7 @@ class Conflict(models.Model):
 
 
 class Ledger(models.Model):
-    """Which of the two claim tables is the current one. One row."""
+    """What is known of resends: which of the two claim tables is the current one, and what was dropped. One row."""
 
     singleton: ClassVar[int] = 1
 
@@ -164,6 +164,9 @@ class Ledger(models.Model):
     current = models.SmallIntegerField(default=0)
     rotated_at = models.DateTimeField(help_text="When the current table of claims began.")
     previous_since = models.DateTimeField(help_text="When the one before began: events stored earlier have no claim.")
+    dropped_before = models.DateTimeField(
+        null=True, help_text="Raw events before this are gone: none is taken in again."
+    )
 
     class Meta:
         db_table = "ingestion_ledger"

@@ -3,7 +3,7 @@
 There is never a default partition: a row without a partition of its own is refused, and its writer makes the partition.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -154,24 +154,31 @@ class Partitioned:
                 sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.Identifier(partition.name), sql.Literal(mark))
             )
 
-    def drop(self, partition: Partition) -> int:
-        """Remove a partition and all it holds; returns the bytes it took. Not inside a transaction.
+    def drop(self, partition: Partition, may_go: Callable[[], bool] = lambda: True) -> int:
+        """Remove a partition and all it holds, where `may_go` still says so once it is detached; returns the bytes that frees.
 
-        Readers and writers of the others go on. One that breaks off is taken up by the next: the mark says what is to go.
+        Readers and writers of the others go on. One that breaks off is taken up by the next: the mark says what is to go. Not
+        inside a transaction.
         """
         table, name = sql.Identifier(self.table), sql.Identifier(partition.name)
-        if not partition.is_detached:
-            self._mark(partition, _DROPPING)
         with connection.cursor() as cursor:
             if not partition.is_detached:
+                self._mark(partition, _DROPPING)
                 cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY").format(table, name))
-            elif self._is_pending(partition):
+            elif self._is_attached(partition):  # half detached
                 cursor.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} FINALIZE").format(table, name))
-            cursor.execute(sql.SQL("DROP TABLE {}").format(name))
         self._known.discard(partition.start)
-        return partition.bytes
+        with transaction.atomic(), connection.cursor() as cursor:
+            take(cursor, Lock.PARTITIONS)
+            if self._is_attached(partition):  # a late event has brought it back
+                return 0
+            if may_go():
+                cursor.execute(sql.SQL("DROP TABLE {}").format(name))
+                return partition.bytes
+        self.ensure([partition.start])
+        return 0
 
-    def _is_pending(self, partition: Partition) -> bool:
+    def _is_attached(self, partition: Partition) -> bool:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = %s::regclass",

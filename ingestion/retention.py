@@ -11,7 +11,7 @@ import structlog
 from django.conf import settings
 
 from . import storage
-from .horizon import raw_horizon
+from .horizon import note_dropped, raw_horizon
 from .maintenance import Action, Step, delete_step
 from .models import Batch, Conflict, QuarantinedMessage
 from .partitioning import Partition
@@ -30,17 +30,23 @@ def steps(now: datetime) -> Iterator[Step]:
             if _is_waited_for(part):
                 logger.error("retention_waits", subject=_told(part), reason="batches with its events are not rolled up")
             else:
-                yield Step(Action.DROP, _told(part), partial(storage.drop, part), part.bytes)
+                yield Step(Action.DROP, _told(part), partial(_drop, part), part.bytes)
         elif not part.is_settled and part.end_at <= now - timedelta(days=settings.SETTLE_AFTER_DAYS):
             yield Step(Action.SETTLE, _told(part), partial(storage.settle, part), part.bytes)
     kept_since = now - timedelta(days=settings.QUARANTINE_RETENTION_DAYS)
-    yield from delete_step(QuarantinedMessage, "received_at", kept_since)
-    yield from delete_step(Conflict, "received_at", kept_since)
-    yield from delete_step(Batch, "completed_at", raw_horizon(now) - _LEDGER_MARGIN)
+    yield from delete_step(QuarantinedMessage.objects.all(), "received_at", kept_since)
+    yield from delete_step(Conflict.objects.all(), "received_at", kept_since)
+    counted = Batch.objects.exclude(rolled_up_at=None)
+    yield from delete_step(counted, "completed_at", raw_horizon(now) - _LEDGER_MARGIN)
 
 
 def _told(part: Partition) -> str:
     return f"{TABLE} {part.start:%Y-%m-%d}"
+
+
+def _drop(part: Partition) -> int:
+    note_dropped(part.end_at)
+    return storage.drop(part, lambda: not _is_waited_for(part))
 
 
 def _is_waited_for(part: Partition) -> bool:

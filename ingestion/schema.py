@@ -179,6 +179,15 @@ class _Clock:
         return cls(raw_horizon(now), now + MAX_CLOCK_SKEW)
 
 
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
+
+
+def expired(event: UsageEvent) -> Invalid:
+    """An event of a time whose events were dropped: whether it was counted before can't be known any more."""
+    fault = Fault("occurredAt", "lies where events were dropped", EXPIRED)
+    return Invalid(str(event.event_id), [fault], _ENCODER.encode(event))
+
+
 def _faults(event: UsageEvent, clock: _Clock) -> list[Fault]:
     """The rules that types can't tell. Runs for every event: the common case is a row of comparisons."""
     found: list[Fault] = []

@@ -20,10 +20,10 @@ from django.utils import timezone
 from orgs.registry import add_stubs
 
 from . import conflicts, dedupe, metrics, storage
-from .models import Batch, Door, QuarantinedMessage
+from .models import Batch, Door, Ledger, QuarantinedMessage
 from .pricing import PriceBook
 from .rows import Identity, copy_events, days_of, identity, orgs_of, span_of
-from .schema import Invalid, UsageEvent, reason_of
+from .schema import Invalid, UsageEvent, expired, reason_of
 
 logger = structlog.get_logger(__name__)
 
@@ -112,12 +112,20 @@ def _write(
     started_at: datetime,
     retries: int,
 ) -> Batch:
+    items = list(zip(identities, delivery.events, strict=True))
+    quarantined = list(delivery.quarantined)
+    # A repeat leaves nobody to lose a race against.
+    ledger = dedupe.hold(cursor, alone=retries > 0) if items else None
+    if ledger is not None and ledger.dropped_before is not None:
+        quarantined += [expired(event) for _, event in items if event.occurred_at < ledger.dropped_before]
+        items = [item for item in items if item[1].occurred_at >= ledger.dropped_before]
+        identities = [identity for identity, _ in items]
     first, last = span_of(identities)
     batch = Batch(
         door=delivery.door,
         received=delivery.received,
         rejected=delivery.rejected,
-        quarantined=len(delivery.quarantined),
+        quarantined=len(quarantined),
         org_ids=orgs_of(identities),
         first_occurred_at=first,
         last_occurred_at=last,
@@ -130,10 +138,10 @@ def _write(
         batch.stream, batch.messages_read = span.stream, span.messages
         batch.first_offset, batch.last_offset = span.first_offset, span.last_offset
     batch.save(force_insert=True)
-    if first is not None:
+    if ledger is not None and items:
         if delivery.registers:
-            add_stubs(batch.org_ids, {event.model_id for event in delivery.events})
-        _insert(cursor, batch, list(zip(identities, delivery.events, strict=True)), prices)
+            add_stubs(batch.org_ids, {event.model_id for _, event in items})
+        _insert(cursor, batch, ledger, items, prices)
     QuarantinedMessage.objects.bulk_create(
         QuarantinedMessage(
             batch=batch,
@@ -143,7 +151,7 @@ def _write(
             stream_offset=offset,
             received_at=started_at,
         )
-        for message, offset in zip_longest(delivery.quarantined, delivery.quarantined_offsets)
+        for message, offset in zip_longest(quarantined, delivery.quarantined_offsets)
     )
     batch.completed_at = timezone.now()
     batch.save(force_update=True)
@@ -151,11 +159,13 @@ def _write(
 
 
 def _insert(
-    cursor: CursorWrapper, batch: Batch, events: Sequence[tuple[Identity, UsageEvent]], prices: PriceBook
+    cursor: CursorWrapper,
+    batch: Batch,
+    ledger: Ledger,
+    events: Sequence[tuple[Identity, UsageEvent]],
+    prices: PriceBook,
 ) -> None:
     """Store the events that nobody stored before; of several with one identity the first counts."""
-    # A repeat leaves nobody to lose a race against.
-    ledger = dedupe.hold(cursor, alone=batch.retries > 0)
     firsts: dict[bytes, tuple[Identity, UsageEvent]] = {}
     resent = [item for item in events if firsts.setdefault(item[0][0], item) is not item]
     new = [firsts[key] for key in sorted(firsts)]

@@ -33,6 +33,8 @@ ROWS_DELETED_AT_ONCE = 10_000  # bounds a transaction and its locks to about a s
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_SERIES_POINTS = 50_000  # buckets × models of one answer: about 10 MB of JSON
 MAX_PAGE_ROWS = 200  # rows of one table on a page; the CSV has all
+DEFAULT_INCIDENT_ROWS = 10_000  # of an incident CSV where no limit is asked for
+MAX_INCIDENT_ROWS = 5_000_000  # about 1 GB of CSV, streamed
 MAX_ADMIN_COUNT = 10_000  # rows an admin list counts; beyond, it says "more"
 
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -63,6 +63,9 @@ class ZoneInForce(models.Model):
 
     org = models.OneToOneField(Org, models.CASCADE, primary_key=True, related_name="zone_in_force")
     time_zone = models.CharField(max_length=64)
+    # Where a change left rows that can't be made again: those of days before `final_day` end at `final_at`.
+    final_day = models.DateField(null=True)
+    final_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = "usage_zones"

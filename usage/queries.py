@@ -1,7 +1,7 @@
 """The query string of the series endpoints, read and checked."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -65,11 +65,17 @@ _READERS: dict[str, Callable[[str], Any]] = {
 _REQUIRED = ("start", "end")
 
 
-def read_parameters(request: Request, *, only: tuple[str, ...] = tuple(_READERS)) -> dict[str, Any]:
-    """The parameters that were given, converted; one error per parameter that is wrong or missing."""
+def read_parameters(
+    request: Request, *, only: Collection[str] = tuple(_READERS), also: Mapping[str, Callable[[str], Any]] | None = None
+) -> dict[str, Any]:
+    """The parameters that were given, converted; one error per parameter that is wrong or missing.
+
+    `also` are an endpoint's own, each with what converts it or raises `Wrong`.
+    """
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
-    for name in only:
+    readers = _READERS | dict(also or {})
+    for name in (*only, *(also or ())):
         given = request.query_params.getlist(name)
         if not given or given == [""]:
             if name in _REQUIRED:
@@ -78,7 +84,7 @@ def read_parameters(request: Request, *, only: tuple[str, ...] = tuple(_READERS)
         try:
             if len(given) > 1:
                 raise Wrong("is given more than once")
-            values[name] = _READERS[name](given[0])
+            values[name] = readers[name](given[0])
         except Wrong as error:
             errors[name] = str(error)
     if not errors and "start" in values and values["start"] >= values["end"]:

@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 
 from ingestion import retention
-from ingestion.horizon import raw_horizon
+from ingestion.horizon import complete_since
 from ingestion.maintenance import Action, Step
 
 from .aggregation import ROLLUPS
 from .windows import DAY, UTC_ZONE, local_day, midnight
 
-_COMPLETE_AFTER = timedelta(days=4)  # raw events must reach beyond a day of any zone, and the days beside it
+_COMPLETE_AFTER = timedelta(days=5)  # raw events must reach beyond a day of any zone, and the days beside it
 
 
 def longest() -> timedelta:
@@ -36,7 +36,7 @@ def daily_horizon(now: datetime, zone: ZoneInfo) -> datetime:
 
 def rebuild_horizon(now: datetime) -> datetime:
     """The first UTC day whose figures can be made again from raw events, whatever the zone of their days."""
-    return midnight(local_day(raw_horizon(now), UTC_ZONE), UTC_ZONE) + _COMPLETE_AFTER
+    return midnight(local_day(complete_since(now), UTC_ZONE), UTC_ZONE) + _COMPLETE_AFTER
 
 
 def steps(now: datetime) -> Iterator[Step]:

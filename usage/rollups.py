@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
-from django.db import IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from django.db.models import F, Q
 from django.utils import timezone
@@ -83,11 +83,11 @@ def _roll_up_some() -> Run:
         touched: set[uuid.UUID] = set()
         if times:
             span = Window(min(times), max(times) + _MOMENT)
+            _make_room(span)  # before anything else is locked: the order of locks
             storage.summarise(cursor, span.start, span.end)
             # Reads the touched days by the BRIN index on batch_id.
             days = local_days(span, zones_in_force())
             collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, days)
-            _make_room(span)
             for rollup in ROLLUPS:
                 if rollup.is_hourly:  # what came later than hours are kept is in its day alone
                     cursor.execute(rollup.add(f"{rollup.bucket} >= %s"), [hourly_horizon(timezone.now())])
@@ -129,6 +129,7 @@ def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
     for chunk in widened.pieces(CHUNK):
         with transaction.atomic(), connection.cursor() as cursor:
             take(cursor, Lock.ROLLUP)
+            _make_room(chunk)
             collect_window(cursor, chunk, zones_in_force(), org_id)
             for rollup in ROLLUPS:
                 _replace(cursor, rollup, chunk, org_id)
@@ -165,7 +166,6 @@ def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[s
 
 def _replace(cursor: CursorWrapper, rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> None:
     condition, parameters = rows_of(rollup, window, org_id)
-    _make_room(window)
     cursor.execute(f"DELETE FROM {rollup.table} WHERE {condition}", parameters)
     cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.fold(condition)}", parameters)
 
@@ -174,7 +174,7 @@ def adopt_zones() -> None:
     """Where an org's time zone is no longer the one its daily rows are kept in, make them again for the new one.
 
     As far back as raw events reach. Days before that stay as they are, under the new zone's name: no figure is lost, and one
-    day takes what lies between the last midnight of the old zone and the first of the new one.
+    day takes what lies between them and the first that is made again.
     """
     changed = (
         Org.objects.annotate(in_force=F("zone_in_force__time_zone"))
@@ -182,47 +182,58 @@ def adopt_zones() -> None:
         .order_by("pk")
     )
     for org in changed:
-        with transaction.atomic(), connection.cursor() as cursor:
-            if not try_take(cursor, Lock.ROLLUP):
-                return
-            _adopt(cursor, org)
-        logger.info("zone_adopted", org_id=str(org.pk), time_zone=org.time_zone)
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                if not try_take(cursor, Lock.ROLLUP):
+                    return
+                _adopt(cursor, org)
+        except (DatabaseError, ValueError):  # one org's zone holds up nobody's figures
+            logger.exception("zone_not_adopted", org_id=str(org.pk), time_zone=org.time_zone)
+        else:
+            logger.info("zone_adopted", org_id=str(org.pk), time_zone=org.time_zone)
 
 
 def _adopt(cursor: CursorWrapper, org: Org) -> None:
-    seam = (rebuild_horizon(timezone.now()) - DAY).date()  # the first day that is made again
-    old = zones_in_force().get(org.pk, UTC_ZONE)
     rows = DailyUsage.objects.filter(org_id=org.pk)
     ours = rows.exclude(time_zone="UTC")
-    ours.filter(day__gte=seam).delete()
     if org.time_zone == "UTC":  # its rows are there
         ours.delete()
         ZoneInForce.objects.filter(org=org).delete()
         return
-    if old == UTC_ZONE:
+    first_day = (rebuild_horizon(timezone.now()) - DAY).date()  # the first that is made again as it should be
+    final_day = first_day - 2 * DAY  # zones lie up to 26 hours apart: two days are made of what lies between
+    before = ZoneInForce.objects.filter(org=org).first()
+    old = UTC_ZONE if before is None else ZoneInfo(before.time_zone)
+    final_at = midnight(final_day, old)
+    if before is not None and before.final_at is not None and before.final_day is not None:
+        was_changed_lately = before.final_day <= final_day < before.final_day + 2 * DAY
+        final_at = before.final_at if was_changed_lately else final_at  # then no row ends at a midnight of the old zone
+    ours.filter(day__gte=final_day).delete()
+    if before is None:
         columns = ", ".join(("org_id", "day", "model_id", *COLUMNS))
         cursor.execute(
             f"INSERT INTO usage_daily (time_zone, {columns}) SELECT %s, {columns} FROM usage_daily"
             " WHERE org_id = %s AND time_zone = 'UTC' AND day < %s",
-            [org.time_zone, org.pk, seam],
+            [org.time_zone, org.pk, final_day],
         )
     else:
         ours.update(time_zone=org.time_zone)
-    ZoneInForce.objects.update_or_create(org=org, defaults={"time_zone": org.time_zone})
-    # By primary key: the first and the last event of the org.
-    events = UsageEvent.objects.filter(org_id=org.pk)
+    ZoneInForce.objects.update_or_create(
+        org=org, defaults={"time_zone": org.time_zone, "final_day": final_day, "final_at": final_at}
+    )
+    # By primary key: the last event of the org, and the first that is made again.
+    events = UsageEvent.objects.filter(org_id=org.pk, occurred_at__gte=final_at)
     first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
     last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
     if first is None or last is None:
         return
     # A day of the zone can bear the date before or after that of its UTC days.
-    span = Window(first - DAY, last + DAY).whole_days().after(midnight(seam, UTC_ZONE))
+    span = Window(first - DAY, last + DAY).whole_days().after(midnight(first_day, UTC_ZONE))
+    _make_room(Window(final_at, last + DAY))
     for chunk in span.pieces(CHUNK):
         collect_window(cursor, chunk, {org.pk: org.zone}, org.pk)
         _replace(cursor, DAILY_LOCAL, chunk, org.pk)
-    if ours.filter(day__lt=seam).exists():
-        before = seam - DAY
-        day = LocalDay(org.pk, org.time_zone, before, midnight(before, old), midnight(seam, org.zone))
-        collect(cursor, Window(day.start, day.end), f"{ROLLED_UP} AND e.org_id = %(org_id)s", {"org_id": org.pk}, [day])
-        ours.filter(day=before).delete()
-        cursor.execute(f"INSERT INTO usage_daily ({DAILY_LOCAL.columns}) {DAILY_LOCAL.fold()}")
+    between = LocalDay(org.pk, org.time_zone, first_day - DAY, final_at, midnight(first_day, org.zone))
+    condition = f"{ROLLED_UP} AND e.org_id = %(org_id)s"
+    collect(cursor, Window(between.start, between.end), condition, {"org_id": org.pk}, [between])
+    cursor.execute(f"INSERT INTO usage_daily ({DAILY_LOCAL.columns}) {DAILY_LOCAL.fold()}")

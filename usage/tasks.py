@@ -22,7 +22,7 @@ def roll_up() -> None:
     rollups.roll_up()
 
 
-@shared_task
+@shared_task(acks_late=False)  # it takes long, and runs again tomorrow
 def verify() -> None:
     """Compare the latest days with the raw events, and say it loudly where they differ."""
     now = timezone.now()
@@ -30,7 +30,7 @@ def verify() -> None:
         logger.error("drift", subject=finding.subject, detail=finding.detail)
 
 
-@shared_task
+@shared_task(acks_late=False)  # the same
 def maintain() -> None:
     """Settle the days of raw events that are over, and drop what is past its retention."""
     try:

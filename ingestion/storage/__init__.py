@@ -4,7 +4,7 @@
 else names a partition, a chunk or an index of `usage_events`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from enum import StrEnum
 
@@ -99,6 +99,9 @@ def settle(part: Partition) -> int:
     return engine().settle(part)
 
 
-def drop(part: Partition) -> int:
-    """Remove a part and all it holds; returns the bytes it took. Not inside a transaction."""
-    return engine().drop(part)
+def drop(part: Partition, may_go: Callable[[], bool] = lambda: True) -> int:
+    """Remove a part and all it holds, where `may_go` still says so once nobody writes to it; returns the bytes that frees.
+
+    Not inside a transaction.
+    """
+    return engine().drop(part, may_go)

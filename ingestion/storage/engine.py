@@ -1,6 +1,6 @@
 """What an engine has to do for the table of raw events."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Protocol
 
@@ -29,4 +29,4 @@ class Engine(Protocol):
 
     def settle(self, part: Partition) -> int: ...
 
-    def drop(self, part: Partition) -> int: ...
+    def drop(self, part: Partition, may_go: Callable[[], bool]) -> int: ...

@@ -27,6 +27,9 @@ def move() -> Iterator[tuple[Partition, int]]:
     swap nobody sees the new table; during it batches and readers wait. Raises `NotEqual`.
     """
     plain = Plain()
+    for part in plain.parts():
+        if part.is_detached:  # past its retention: no part of the table any more
+            plain.drop(part)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass(%s) IS NULL", [NEW])
         if cursor.fetchone()[0]:
@@ -39,6 +42,8 @@ def move() -> Iterator[tuple[Partition, int]]:
             yield part, _copy(cursor, part)
     with transaction.atomic(), connection.cursor() as cursor:
         take(cursor, Lock.PARTITIONS)
+        # No batch may wait within its COPY: the extension would not notice that the table is another one by then.
+        take(cursor, Lock.LEDGER)
         cursor.execute(f"LOCK TABLE {TABLE}")
         for part in plain.parts():
             _copy(cursor, part)

@@ -4,12 +4,13 @@ Chunks are made, compressed and dropped by this service's own tasks: one schedul
 of the extension are not used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date, timedelta
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
+from ingestion.locks import LOCK_TIMEOUT, Lock, take
 from ingestion.partitioning import Partition, midnight
 
 from .engine import INDEX, TABLE
@@ -18,16 +19,21 @@ from .engine import INDEX, TABLE
 SEGMENT_BY = "org_id"
 ORDER_BY = "occurred_at, event_id"
 
+OLDEST = "{2,29}"  # version whose catalog is read here
 _COMPRESSED = 1  # of a chunk's status, in the extension's catalog
 _HAS_ROWS_BESIDE = 8  # compressed, and written to since
 
 
 def is_available(cursor: CursorWrapper) -> bool:
-    """Whether the server has the extension, loaded, and with the columnstore, which its Apache-licensed edition lacks."""
+    """Whether the server has the extension, loaded, new enough, and with the columnstore, which its Apache edition lacks.
+
+    The licence is known only to a database that has the extension already; elsewhere it is taken for the default.
+    """
     cursor.execute(
-        "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')"
-        " AND current_setting('shared_preload_libraries') LIKE '%timescaledb%'"
-        " AND coalesce(current_setting('timescaledb.license', true), '') = 'timescale'"
+        "SELECT current_setting('shared_preload_libraries') LIKE '%timescaledb%'"
+        " AND coalesce(current_setting('timescaledb.license', true), 'timescale') = 'timescale'"
+        " AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
+        f" AND string_to_array(substring(default_version FROM '^[0-9.]+'), '.')::int[] >= '{OLDEST}')"
     )
     return bool(cursor.fetchone()[0])
 
@@ -72,7 +78,7 @@ class Timescale:
                 " k.status & %s <> 0 AND k.status & %s = 0"
                 " FROM timescaledb_information.chunks c"
                 " JOIN chunks_detailed_size(%s) s USING (chunk_schema, chunk_name)"
-                " JOIN _timescaledb_catalog.chunk k ON k.schema_name = c.chunk_schema AND k.table_name = c.chunk_name"
+                " JOIN _timescaledb_catalog.chunk k ON k.relid = format('%%I.%%I', c.chunk_schema, c.chunk_name)::regclass"
                 " WHERE c.hypertable_name = %s ORDER BY c.range_start",
                 [_COMPRESSED, _HAS_ROWS_BESIDE, TABLE, TABLE],
             )
@@ -92,8 +98,11 @@ class Timescale:
             (size,) = cursor.fetchone()
         return part.bytes - int(size)
 
-    def drop(self, part: Partition) -> int:
-        with connection.cursor() as cursor:
+    def drop(self, part: Partition, may_go: Callable[[], bool]) -> int:
+        with transaction.atomic(), connection.cursor() as cursor:
+            take(cursor, Lock.LEDGER, seconds=LOCK_TIMEOUT)  # no batch is being written
+            if not may_go():
+                return 0
             cursor.execute(
                 "SELECT drop_chunks(%s::regclass, older_than => %s, newer_than => %s)",
                 [TABLE, part.end_at, part.start_at - timedelta(microseconds=1)],

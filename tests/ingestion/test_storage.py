@@ -29,7 +29,7 @@ from usage.rollups import roll_up
 from usage.verification import verify
 
 from ..factories import as_json, ingest, make_event, make_key, make_org
-from ..processes import database_url
+from ..processes import database_url, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -168,7 +168,8 @@ def test_only_one_process_maintains_at_a_time() -> None:
             maintain()
         with pytest.raises(CommandError):
             call_command("maintain")
-    assert maintain() == []
+        other.execute("SELECT pg_advisory_unlock_all()")
+        assert maintain() == []
 
 
 def test_a_step_that_fails_leaves_the_others_alone() -> None:
@@ -194,6 +195,14 @@ def test_the_command_says_what_it_would_do_and_does_it(
     assert f"drop usage_events {LONG_AGO:%Y-%m-%d} (" in out
     assert f"raw events ({storage.engine().name}): " in out
     assert not UsageEvent.objects.exists()
+
+
+def test_a_day_into_which_a_batch_came_meanwhile_is_kept() -> None:
+    ingest([make_event(occurred_at=LONG_AGO)])
+    assert storage.drop(part_of(LONG_AGO.date()), lambda: False) == 0
+    assert UsageEvent.objects.count() == 1
+    assert storage.drop(part_of(LONG_AGO.date())) > 0
+    assert UsageEvent.objects.count() == 0
 
 
 # ── Plain PostgreSQL ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -229,6 +238,20 @@ def test_a_late_event_brings_a_detached_day_back() -> None:
         assert UsageEvent.objects.count() == 2
 
 
+@pytest.mark.engine("PostgreSQL")
+def test_what_a_settling_that_broke_off_left_behind_is_removed() -> None:
+    ingest([make_event(occurred_at=LONG_AGO)])
+    roll_up()
+    name = f"usage_events_p{LONG_AGO:%Y%m%d}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE INDEX {name}_pkey_ccnew ON {name} (org_id)")
+        cursor.execute(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{name}_pkey_ccnew'::regclass")
+        maintain()
+        cursor.execute("SELECT to_regclass(%s) IS NULL", [f"{name}_pkey_ccnew"])
+        assert cursor.fetchone() == (True,)
+    assert part_of(LONG_AGO.date()).is_settled
+
+
 def test_the_table_fits_the_server() -> None:
     assert storage.change() is None
     assert raw_events_fit_the_server(None, databases=["default"]) == []
@@ -253,7 +276,8 @@ def plain_table() -> Iterator[None]:
 
 @pytest.mark.engine("TimescaleDB")
 def test_settled_days_are_in_the_columnstore() -> None:
-    ingest([make_event(occurred_at=LONG_AGO) for _ in range(500)])
+    org = make_org()
+    ingest([make_event(org, occurred_at=LONG_AGO) for _ in range(5_000)])
     roll_up()
     before = part_of(LONG_AGO.date()).bytes
     maintain()
@@ -304,3 +328,30 @@ def test_a_plain_installation_moves_over_while_events_come_in(
     assert verify() == []
     with pytest.raises(CommandError):
         call_command("move_to_timescale")
+
+
+@pytest.mark.engine("TimescaleDB")
+def test_a_batch_that_is_being_written_while_tables_are_swapped_is_there_afterwards(plain_table: None) -> None:
+    def move() -> None:
+        try:
+            call_command("move_to_timescale")
+        finally:
+            connection.close()
+
+    ingest([make_event(occurred_at=LONG_AGO)])
+    with psycopg.connect(database_url()) as writer, psycopg.connect(database_url(), autocommit=True) as observer:
+        writer.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", [0x616E6C, Lock.LEDGER])
+        thread = threading.Thread(target=move)
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        eventually(lambda: observer.execute(waits).fetchone() == (1,), 30, "the move waits for the writer")
+        columns = [name for name, *_ in writer.execute("SELECT * FROM usage_events LIMIT 0").description or ()]
+        with writer.cursor().copy(f"COPY usage_events ({', '.join(columns)}) FROM STDIN") as copy:
+            row = dict.fromkeys(columns, "0") | {"occurred_at": LONG_AGO, "received_at": LONG_AGO, "metadata": None}
+            copy.write_row(
+                [uuid.uuid4() if name.endswith("_id") and name != "batch_id" else row[name] for name in columns]
+            )
+        writer.commit()
+        thread.join(60)
+    assert storage.engine().name == "TimescaleDB"
+    assert UsageEvent.objects.count() == 2

@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 
+import psycopg
 import pytest
 from django.conf import settings
+
+from ingestion.storage import timescale
 
 from ..processes import environment
 
@@ -23,6 +26,8 @@ def test_all_that_touches_storage_passes_on_timescaledb() -> None:
     url = os.environ.get("TIMESCALE_DATABASE_URL")
     if not url:
         pytest.skip("TIMESCALE_DATABASE_URL names no server: set it to a database on one that has TimescaleDB")
+    with psycopg.connect(url) as server:
+        assert timescale.is_available(server.cursor()), "that server has no TimescaleDB"  # type: ignore[arg-type]
     done = subprocess.run(
         [
             sys.executable,

@@ -11,13 +11,14 @@ import pytest
 import time_machine
 from django.conf import LazySettings
 from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 
 from ingestion import storage
 from ingestion.dedupe import rotate
 from ingestion.horizon import raw_horizon
 from ingestion.maintenance import carry_out
-from ingestion.models import Batch, UsageEvent
+from ingestion.models import Batch, QuarantinedMessage, UsageEvent
 from ingestion.tasks import prepare_storage
 from orgs.models import Org
 from usage import retention
@@ -143,30 +144,70 @@ def test_an_hour_past_its_retention_is_counted_in_its_day_alone(settings: LazySe
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("UTC", "Asia/Kolkata"), ("Asia/Kolkata", "America/New_York"), ("Asia/Kolkata", "UTC")]
+    "zones",
+    [
+        ("UTC", "Asia/Kolkata"),
+        ("Asia/Kolkata", "America/New_York"),
+        ("Asia/Kolkata", "UTC"),
+        ("Pacific/Pago_Pago", "Pacific/Kiritimati"),  # 25 hours apart
+        ("Pacific/Kiritimati", "Pacific/Pago_Pago"),
+        ("Asia/Tokyo", "America/New_York", "Asia/Tokyo"),  # a mistake, and back
+        ("UTC", "America/New_York", "Pacific/Auckland"),
+    ],
 )
+@pytest.mark.parametrize("days_between", [0, 1, 2])
 def test_a_change_of_zone_loses_no_figure_whose_events_are_gone(
-    clean: None, settings: LazySettings, old: str, new: str
+    clean: None, settings: LazySettings, zones: tuple[str, ...], days_between: int
 ) -> None:
-    org = make_org(time_zone=old)
+    org = make_org(time_zone=zones[0])
     now = timezone.now()
-    hours = [now - timedelta(hours=n) for n in range(0, 24 * 40, 3)]
+    hours = [now - timedelta(hours=n) for n in range(0, 24 * 25, 3)]
     ingest([make_event(org, occurred_at=moment) for moment in hours])
     roll_up()
-    settings.RAW_RETENTION_DAYS = settings.HOURLY_RETENTION_DAYS = 30
-    maintain()
+    settings.RAW_RETENTION_DAYS = settings.HOURLY_RETENTION_DAYS = 15
+    for number, name in enumerate(zones[1:]):
+        with time_machine.travel(now + number * days_between * DAY, tick=False):
+            maintain()
+            org.time_zone = name
+            org.save()
+            roll_up()
+            assert verify() == []
     assert UsageEvent.objects.count() < len(hours)
-    org.time_zone = new
-    org.save()
-    roll_up()
     zone = zone_of(org)
-    assert zone.key == new
-    window = Window(now - timedelta(days=45), now + DAY).whole_days(zone)
+    assert zone.key == zones[-1]
+    window = Window(now - timedelta(days=30), now + DAY).whole_days(zone)
     found = points(Question(org.pk, window, Granularity.DAY, zone=zone))
     assert total(found).invocations == len(hours), "every call is in exactly one day"
-    assert verify() == []
-    recent = [point for point in found if point.bucket_start > now - timedelta(days=20)]
+    recent = [point for point in found if point.bucket_start > now - timedelta(days=5)]
     by_day = Counter(midnight(moment.astimezone(zone).date(), zone) for moment in hours)
-    assert {point.bucket_start: point.invocations for point in recent} == {
-        point.bucket_start: by_day[point.bucket_start] for point in recent
+    assert recent
+    assert all(point.invocations == by_day[point.bucket_start] for point in recent)
+
+
+def test_a_retention_that_is_raised_neither_makes_figures_of_nothing_nor_counts_twice(
+    clean: None, settings: LazySettings
+) -> None:
+    org = make_org()
+    now = timezone.now()
+    old = make_event(org, occurred_at=now - timedelta(days=60), cost_estimate_cents=Decimal("0.1234"))
+    ingest([old, make_event(org, occurred_at=now)])
+    roll_up()
+    before = set(DailyUsage.objects.values_list("day", "invocations"))
+    settings.RAW_RETENTION_DAYS = settings.HOURLY_RETENTION_DAYS = settings.QUARANTINE_RETENTION_DAYS = 30
+    maintain()
+    assert UsageEvent.objects.count() == 1
+    settings.RAW_RETENTION_DAYS = 400
+    assert verify() == []
+    rebuild(Window(now - timedelta(days=90), now))
+    with connection.cursor() as cursor:  # the claim is long gone
+        cursor.execute("TRUNCATE ingestion_claims_0, ingestion_claims_1")
+    batch = ingest([old, make_event(org, occurred_at=now)])
+    assert (batch.accepted, batch.quarantined, batch.received) == (1, 1, 2)
+    message = QuarantinedMessage.objects.get()
+    assert message.reason == "expired"
+    assert b'"costEstimateCents":0.1234' in bytes(message.payload)
+    roll_up()
+    assert {day: calls for day, calls in before if day < now.date()} == {
+        day: calls for day, calls in DailyUsage.objects.values_list("day", "invocations") if day < now.date()
     }
+    assert verify() == []

@@ -1,0 +1,96 @@
+"""Files by API."""
+
+import uuid
+from datetime import timedelta
+
+from django.http import HttpResponseBase, StreamingHttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.exceptions import ValidationError
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from ingestion.horizon import complete_since
+from ingestion.models import Status
+from orgs.limits import DEFAULT_INCIDENT_ROWS, MAX_INCIDENT_ROWS
+from orgs.models import Org, Scope
+from usage.queries import Wrong, read_parameters
+from usage.windows import Window
+
+from .incident_csv import Incident
+
+
+class CsvRenderer(BaseRenderer):
+    """So that `Accept: text/csv` can be answered; the file itself is streamed."""
+
+    media_type = "text/csv"
+    format = "csv"
+
+    def render(self, data: object, accepted_media_type: str | None = None, renderer_context: object = None) -> bytes:
+        return b""
+
+
+def _status(text: str) -> Status:
+    try:
+        return next(status for status in Status if status.label == text)
+    except StopIteration as error:
+        raise Wrong("must be one of " + ", ".join(Status.labels)) from error
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_INCIDENT_ROWS):
+        raise Wrong(f"must be an integer from 1 to {MAX_INCIDENT_ROWS:,}")
+    return int(text)
+
+
+class IncidentView(APIView):
+    required_scope = Scope.RELIABILITY_READ
+    org: Org
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        return [*super().get_renderers(), CsvRenderer()]
+
+    @extend_schema(
+        operation_id="getIncidentCsv",
+        tags=["reliability"],
+        parameters=[
+            OpenApiParameter("start", OpenApiTypes.DATETIME, required=True, description="Included; with an offset."),
+            OpenApiParameter("end", OpenApiTypes.DATETIME, required=True, description="Not included; with an offset."),
+            OpenApiParameter("modelId", OpenApiTypes.UUID),
+            OpenApiParameter("status", enum=Status.labels),
+            OpenApiParameter(
+                "limit",
+                OpenApiTypes.INT,
+                default=DEFAULT_INCIDENT_ROWS,
+                description=f"1 to {MAX_INCIDENT_ROWS:,} events.",
+            ),
+        ],
+        responses={
+            (200, "text/csv"): OpenApiResponse(
+                OpenApiTypes.STR, description="Events, newest first. `X-Truncated: true` where the limit cut some off."
+            )
+        },
+    )
+    def get(self, request: Request, org_id: uuid.UUID) -> HttpResponseBase:
+        """The raw events of a window as CSV."""
+        asked = read_parameters(request, only=("start", "end", "modelId"), also={"status": _status, "limit": _limit})
+        earliest = (complete_since(timezone.now()) + timedelta(days=1)).replace(
+            hour=0, minute=0, second=0, microsecond=0
+        )
+        if asked["start"] < earliest:
+            message = f"lies before the events that are kept: the earliest is {earliest:%Y-%m-%dT%H:%M:%SZ}"
+            raise ValidationError({"start": message})
+        incident = Incident(
+            org_id=self.org.pk,
+            window=Window(asked["start"], asked["end"]),
+            limit=asked.get("limit", DEFAULT_INCIDENT_ROWS),
+            model_id=asked.get("modelId"),
+            status=asked.get("status"),
+        )
+        name = f"incident-{self.org.slug}-{asked['start']:%Y%m%dT%H%M%SZ}.csv"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        if incident.is_cut():
+            headers["X-Truncated"] = "true"
+        return StreamingHttpResponse(incident.file(), content_type="text/csv; charset=utf-8", headers=headers)
