@@ -1,6 +1,9 @@
 """Wrong settings stop every entry point with one line that names the variable; `check` says more."""
 
 import pytest
+from django.conf import LazySettings
+
+from analytics_site import checks
 
 from ..processes import run
 
@@ -79,3 +82,29 @@ def test_check_for_deployment_warns_of_plain_http_and_a_generated_key() -> None:
     assert process.returncode == 1
     assert "(analytics.W001) PUBLIC_URL is http://localhost:8084" in process.stderr
     assert "(analytics.W002) SECRET_KEY is not set" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "others"),
+    [
+        ("DEDUPE_WINDOW_HOURS", 47, {}),
+        ("RAW_RETENTION_DAYS", 7, {"HOURLY_RETENTION_DAYS": 7, "QUARANTINE_RETENTION_DAYS": 7}),
+        (
+            "RAW_RETENTION_DAYS",
+            8,
+            {"HOURLY_RETENTION_DAYS": 8, "QUARANTINE_RETENTION_DAYS": 8, "DEDUPE_WINDOW_HOURS": 96},
+        ),
+        ("HOURLY_RETENTION_DAYS", 401, {}),
+        ("DAILY_RETENTION_MONTHS", 14, {}),
+        ("QUARANTINE_RETENTION_DAYS", 401, {}),
+    ],
+)
+def test_retentions_that_contradict_one_another_are_told(
+    settings: LazySettings, name: str, value: int, others: dict[str, int]
+) -> None:
+    assert checks.retention_is_consistent(None) == []
+    for setting, held in {name: value, **others}.items():
+        setattr(settings, setting, held)
+    (found,) = checks.retention_is_consistent(None)
+    assert (found.id, found.obj) == ("analytics.E002", name)
+    assert found.hint
