@@ -44,6 +44,7 @@ READS = (
     Route("GET", f"{ORG}/usage", Scope.USAGE_READ),
     Route("GET", f"{ORG}/freshness", Scope.USAGE_READ),
     Route("GET", f"{ORG}/reliability", Scope.RELIABILITY_READ),
+    Route("GET", f"{ORG}/reliability/incident.csv", Scope.RELIABILITY_READ),
 )
 SEND = Route("POST", f"{ORG}/events", Scope.EVENTS_WRITE)
 VALIDATE = Route("POST", "events/validate", Scope.EVENTS_WRITE, success=204)  # names no org
