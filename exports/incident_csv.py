@@ -24,11 +24,13 @@ from psycopg import sql
 from ingestion.models import Status
 from usage.windows import Window
 
+from .csv_writer import FORMULA_STARTS
+
 CHUNK = 64 * 1024  # bytes handed on at once
 
 _TIME = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-# Text that a spreadsheet would run as a formula gets an apostrophe before it, as `csv_writer.harmless` does.
-_TEXT = "CASE WHEN {0} ~ '^[-=+@\\t\\r\\n]' THEN '''' || {0} ELSE {0} END"
+# What `csv_writer.harmless` does, by PostgreSQL.
+_TEXT = "CASE WHEN left({0}, 1) IN ('" + "', '".join(FORMULA_STARTS) + "') THEN '''' || {0} ELSE {0} END"
 COLUMNS = {
     "event_id": "event_id",
     "org_id": "org_id",
@@ -72,7 +74,7 @@ class Incident:
     def is_cut(self) -> bool:
         """Whether there are more events than the limit."""
         with connection.cursor() as cursor:
-            cursor.execute(sql.SQL("SELECT {} OFFSET {} LIMIT 1").format(sql.SQL("1 ") + self._events, self.limit))
+            cursor.execute(sql.SQL("SELECT 1 {} OFFSET {} LIMIT 1").format(self._events, self.limit))
             return cursor.fetchone() is not None
 
     def file(self) -> Iterator[bytes]:

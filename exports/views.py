@@ -1,7 +1,6 @@
 """Files by API."""
 
 import uuid
-from datetime import timedelta
 
 from django.http import HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
@@ -17,7 +16,7 @@ from ingestion.models import Status
 from orgs.limits import DEFAULT_INCIDENT_ROWS, MAX_INCIDENT_ROWS
 from orgs.models import Org, Scope
 from usage.queries import Wrong, read_parameters
-from usage.windows import Window
+from usage.windows import DAY, UTC_ZONE, Window, local_day, midnight
 
 from .incident_csv import Incident
 
@@ -76,9 +75,7 @@ class IncidentView(APIView):
     def get(self, request: Request, org_id: uuid.UUID) -> HttpResponseBase:
         """The raw events of a window as CSV."""
         asked = read_parameters(request, only=("start", "end", "modelId"), also={"status": _status, "limit": _limit})
-        earliest = (complete_since(timezone.now()) + timedelta(days=1)).replace(
-            hour=0, minute=0, second=0, microsecond=0
-        )
+        earliest = midnight(local_day(complete_since(timezone.now()), UTC_ZONE) + DAY, UTC_ZONE)
         if asked["start"] < earliest:
             message = f"lies before the events that are kept: the earliest is {earliest:%Y-%m-%dT%H:%M:%SZ}"
             raise ValidationError({"start": message})

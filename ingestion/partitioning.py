@@ -73,6 +73,10 @@ class Partitioned:
     # Partitions that this process knows to exist, by their first day. Positive knowledge only.
     _known: set[date] = field(default_factory=set, compare=False)
 
+    def knows(self, days: Iterable[date]) -> bool:
+        """Whether this process knows that all these days have a partition."""
+        return self._known.issuperset(map(self.unit.start, days))
+
     def forget(self) -> None:
         """Drop what this process believes about partitions."""
         self._known.clear()

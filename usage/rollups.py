@@ -56,14 +56,13 @@ class Run:
 def roll_up() -> Run:
     """Add every batch that is not in the rollups yet. Returns at once where another writer is at work."""
     batches = events = 0
+    adopt_zones()
     try:
-        adopt_zones()
         while (run := _roll_up_some()).batches:
             batches += run.batches
             events += run.events
-    except IntegrityError:  # a partition may be gone that this process remembers: the next run looks
-        for rollup in ROLLUPS:
-            rollup.partitions.forget()
+    except IntegrityError:
+        _forget_partitions()
         raise
     if batches:
         logger.info("rolled_up", batches=batches, events=events)
@@ -117,6 +116,12 @@ def _make_room(span: Window) -> None:
             rollup.partitions.ensure(span.after(hourly_horizon(timezone.now())).days(UTC_ZONE))
         else:
             rollup.partitions.ensure(Window(span.start - DAY, span.end + DAY).days(UTC_ZONE))
+
+
+def _forget_partitions() -> None:
+    """One may be gone that this process remembers: the next run looks."""
+    for rollup in ROLLUPS:
+        rollup.partitions.forget()
 
 
 def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
@@ -188,6 +193,7 @@ def adopt_zones() -> None:
                     return
                 _adopt(cursor, org)
         except (DatabaseError, ValueError):  # one org's zone holds up nobody's figures
+            _forget_partitions()
             logger.exception("zone_not_adopted", org_id=str(org.pk), time_zone=org.time_zone)
         else:
             logger.info("zone_adopted", org_id=str(org.pk), time_zone=org.time_zone)

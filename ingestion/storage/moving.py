@@ -39,37 +39,38 @@ def move() -> Iterator[tuple[Partition, int]]:
             Timescale().adopt(cursor, NEW)
     for part in plain.parts():
         with transaction.atomic(), connection.cursor() as cursor:
-            yield part, _copy(cursor, part)
+            yield part, 0 if _is_whole(cursor, part) else _copy(cursor, part)
     with transaction.atomic(), connection.cursor() as cursor:
         take(cursor, Lock.PARTITIONS)
         # No batch may wait within its COPY: the extension would not notice that the table is another one by then.
         take(cursor, Lock.LEDGER)
         cursor.execute(f"LOCK TABLE {TABLE}")
         for part in plain.parts():
-            _copy(cursor, part)
-            if _count(cursor, part.name) != _count(cursor, NEW, part):
-                raise NotEqual(part.name)
+            if not _is_whole(cursor, part):
+                _copy(cursor, part)
+                if not _is_whole(cursor, part):
+                    raise NotEqual(part.name)
         cursor.execute(f"DROP TABLE {TABLE}")
         cursor.execute(f"ALTER TABLE {NEW} RENAME TO {TABLE}")
         cursor.execute(f"ALTER INDEX {NEW}_pkey RENAME TO {TABLE}_pkey")
         cursor.execute(INDEX)
 
 
+def _is_whole(cursor: CursorWrapper, part: Partition) -> bool:
+    """Whether the new table has as many rows of a day as the old one."""
+    cursor.execute(
+        sql.SQL(
+            "SELECT (SELECT count(*) FROM {}) = (SELECT count(*) FROM {} WHERE occurred_at >= {} AND occurred_at < {})"
+        ).format(sql.Identifier(part.name), sql.Identifier(NEW), part.start_at, part.end_at)
+    )
+    return bool(cursor.fetchone()[0])
+
+
 def _copy(cursor: CursorWrapper, part: Partition) -> int:
-    """The rows of a day that the new table does not have yet."""
-    if _count(cursor, part.name) == _count(cursor, NEW, part):
-        return 0
+    """Write the rows of a day that the new table does not have yet; returns how many."""
     cursor.execute(
         sql.SQL("INSERT INTO {} SELECT * FROM {} ON CONFLICT DO NOTHING").format(
             sql.Identifier(NEW), sql.Identifier(part.name)
         )
     )
     return int(cursor.rowcount)
-
-
-def _count(cursor: CursorWrapper, table: str, part: Partition | None = None) -> int:
-    statement = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))
-    if part is not None:
-        statement += sql.SQL(" WHERE occurred_at >= {} AND occurred_at < {}").format(part.start_at, part.end_at)
-    cursor.execute(statement)
-    return int(cursor.fetchone()[0])

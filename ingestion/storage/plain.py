@@ -16,7 +16,7 @@ class Plain:
 
     def __init__(self) -> None:
         self._days = Partitioned(TABLE, Unit.DAY)
-        self.forget, self.ensure_days = self._days.forget, self._days.ensure
+        self.knows, self.forget, self.ensure_days = self._days.knows, self._days.forget, self._days.ensure
         self.parts, self.drop = self._days.partitions, self._days.drop
 
     def create(self, cursor: CursorWrapper, columns: str) -> None:

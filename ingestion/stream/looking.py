@@ -80,14 +80,18 @@ class Lookout:
 def begin_of(url: str, stream: str) -> int:
     """Where a stream that has messages begins now. Raises `BROKER_ERRORS`, also where it does not answer."""
     with Lookout(url, stream) as lookout:
-        begin = lookout.begin()
-    if begin is None:
-        raise ConnectionError(f"{stream} does not say where it begins; it had messages before")
-    return begin
+        return _begin(lookout)
 
 
 def bounds_of(url: str, stream: str) -> tuple[int, int]:
     """The offsets of the first message and behind the last, of a stream that has messages. Raises `BROKER_ERRORS`."""
-    begin = begin_of(url, stream)
     with Lookout(url, stream) as lookout:
+        begin = _begin(lookout)
         return begin, lookout.end() or begin + 1
+
+
+def _begin(lookout: Lookout) -> int:
+    begin = lookout.begin()
+    if begin is None:
+        raise ConnectionError(f"{lookout.stream} does not say where it begins; it had messages before")
+    return begin
