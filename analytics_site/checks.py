@@ -57,6 +57,11 @@ def retention_is_consistent(app_configs: Sequence[AppConfig] | None, **kwargs: A
             raw * 24 > 2 * settings.DEDUPE_WINDOW_HOURS and raw > settings.SETTLE_AFTER_DAYS,
             "be longer than SETTLE_AFTER_DAYS and than twice DEDUPE_WINDOW_HOURS",
         ),
+        (
+            "MINUTE_RETENTION_DAYS",
+            hourly >= settings.MINUTE_RETENTION_DAYS,
+            "be HOURLY_RETENTION_DAYS or less: minutes are held against hours",
+        ),
         ("HOURLY_RETENTION_DAYS", hourly <= raw, "be RAW_RETENTION_DAYS or less: a cut hour is read from raw events"),
         (
             "DAILY_RETENTION_MONTHS",

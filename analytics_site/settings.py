@@ -100,6 +100,7 @@ FRESHNESS_CACHE_TTL = ENVIRONMENT.read("FRESHNESS_CACHE_TTL", PositiveInt, 60, "
 INGESTION_BATCH_SIZE = ENVIRONMENT.read("INGESTION_BATCH_SIZE", PositiveInt, 10_000, "a number of events, 1 or more")
 INGESTION_BATCH_TIMEOUT = ENVIRONMENT.read("INGESTION_BATCH_TIMEOUT", PositiveSeconds, 0.5, "seconds, more than 0")
 RAW_RETENTION_DAYS = ENVIRONMENT.read("RAW_RETENTION_DAYS", PositiveInt, 400, "days, 1 or more")
+MINUTE_RETENTION_DAYS = ENVIRONMENT.read("MINUTE_RETENTION_DAYS", PositiveInt, 2, "days, 1 or more")
 HOURLY_RETENTION_DAYS = ENVIRONMENT.read("HOURLY_RETENTION_DAYS", PositiveInt, 90, "days, 1 or more")
 DAILY_RETENTION_MONTHS = ENVIRONMENT.read(
     "DAILY_RETENTION_MONTHS", PositiveInt, 25, "months before the one that is under way, 1 or more"
@@ -288,6 +289,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False},
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "CallStatusEnum": "ingestion.models.Status.labels",
+        "FreshnessStatusEnum": ("fresh", "stale", "delayed"),
+    },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "analytics_site.schema.add_problems",

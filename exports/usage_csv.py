@@ -4,7 +4,9 @@ Columns:
 
 bucket_start            start of the hour or day, RFC 3339, UTC
 bucket_local            the same moment in the zone that the page writes out, with its offset
-model_id, model         which model; empty and "All models" where the page adds models up (group=none)
+model_id, model         which model; empty and "All models" where the page adds models up (group=none, group=client)
+client                  which client, where the page shows them (group=client): its id, empty where calls told none, "Other
+                        clients" for those that are not named in their hour
 invocations             calls of any outcome
 errors, timeouts, throttled   how many of them failed, by how
 input_tokens, output_tokens   input includes cached tokens
@@ -26,6 +28,7 @@ COLUMNS = (
     "bucket_local",
     "model_id",
     "model",
+    "client",
     "invocations",
     "errors",
     "timeouts",
@@ -50,8 +53,9 @@ def _rows(overview: Overview) -> Iterator[tuple[object, ...]]:
         yield (
             f"{row.bucket_start:%Y-%m-%dT%H:%M:%SZ}",
             row.bucket_start.astimezone(zone).isoformat(),
-            row.model_id or "",
-            overview.name_of(row.model_id),
+            "" if overview.is_by_client else row.key or "",
+            overview.name_of(None if overview.is_by_client else row.key),
+            "" if row.key in (None, "") or not overview.is_by_client else overview.name_of(row.key),
             figures.invocations,
             figures.errors,
             figures.timeouts,

@@ -5,16 +5,15 @@ from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers
-from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from orgs.models import Org, Scope
 from usage.histogram import percentiles
-from usage.queries import read_question, refused
-from usage.series import Point, Unanswerable, points
-from usage.views import SERIES_PARAMETERS
+from usage.queries import one_of, part_of, read_question, refused
+from usage.series import Group, Point, Unanswerable, points
+from usage.views import SERIES_PARAMETERS, group_parameter, part_fields
 
 PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 _STATUSES = ("success", "error", "timeout", "throttled")
@@ -29,6 +28,7 @@ class ReliabilityView(APIView):
         tags=["reliability"],
         parameters=[
             *SERIES_PARAMETERS,
+            group_parameter(Group),
             OpenApiParameter("percentile", enum=list(PERCENTILES), description="The one to highlight."),
         ],
         responses=inline_serializer(
@@ -41,7 +41,7 @@ class ReliabilityView(APIView):
                     "ReliabilityPoint",
                     {
                         "bucketStart": serializers.DateTimeField(),
-                        "modelId": serializers.UUIDField(),
+                        **part_fields(Group),
                         "errorRate": serializers.FloatField(help_text="0 to 1; every status but success."),
                         "invocations": serializers.IntegerField(),
                         "statuses": inline_serializer(
@@ -58,28 +58,23 @@ class ReliabilityView(APIView):
         ),
     )
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
-        """Error rate, counts per status and latency percentiles by bucket and model."""
-        question = read_question(request, self.org)
-        highlighted = request.query_params.get("percentile")
-        if len(request.query_params.getlist("percentile")) > 1:
-            raise ValidationError({"percentile": "is given more than once"})
-        if highlighted and highlighted not in PERCENTILES:
-            raise ValidationError({"percentile": "must be p50, p95 or p99"})
+        """Error rate, counts per status and latency percentiles by bucket and model, client, status or error code."""
+        question, values = read_question(request, self.org, list(Group), {"percentile": one_of(PERCENTILES)})
         try:
             series = points(question, histograms=True)
         except Unanswerable as error:
             raise refused(error) from error
         answer: dict[str, Any] = {"orgId": org_id, "granularity": question.granularity}
-        if highlighted:
-            answer["percentile"] = highlighted
-        return Response(answer | {"series": [_point(point) for point in series]})
+        if "percentile" in values:
+            answer["percentile"] = values["percentile"]
+        return Response(answer | {"series": [_point(point, question.group) for point in series]})
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point(point: Point, group: Group) -> dict[str, Any]:
     values = percentiles(point.histogram, list(PERCENTILES.values()))
     return {
         "bucketStart": point.bucket_start,
-        "modelId": point.model_id,
+        **part_of(point, group),
         "errorRate": point.failures / point.invocations,
         "invocations": point.invocations,
         "statuses": {

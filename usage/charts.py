@@ -91,7 +91,7 @@ def round_steps(largest: Decimal | int, smallest_step: Decimal = Decimal(0)) -> 
 
 
 def top_series(
-    amounts: Mapping[K, Sequence[Decimal | int]], name_of: Callable[[K], str]
+    amounts: Mapping[K, Sequence[Decimal | int]], name_of: Callable[[K], str], noun: str = "model"
 ) -> tuple[list[Series], dict[K, str]]:
     """The largest series by their sums, the rest together; and each one's colour."""
     ordered = sorted(amounts, key=lambda key: (-sum(amounts[key]), name_of(key)))
@@ -99,7 +99,7 @@ def top_series(
     colours = {key: f"c{n + 1}" if n < MAX_SERIES else OTHER for n, key in enumerate(ordered)}
     if rest := ordered[MAX_SERIES:]:
         sums = [sum(values) for values in zip(*(amounts[key] for key in rest), strict=True)]
-        series.append(Series(f"Other ({len(rest)} model{'' if len(rest) == 1 else 's'})", sums, OTHER))
+        series.append(Series(f"Other ({len(rest)} {noun}{'' if len(rest) == 1 else 's'})", sums, OTHER))
     return series, colours
 
 

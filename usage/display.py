@@ -25,8 +25,8 @@ from .formatting import (
     short,
 )
 from .freshness import Entry, Status
-from .overview import ModelFigures, Overview
-from .series import Figures
+from .overview import Overview, PartFigures
+from .series import Figures, Key
 from .windows import DAY, Granularity, Window, local_day, midnight
 
 Amount = Callable[[Figures], Decimal | int]
@@ -110,7 +110,7 @@ def totals(overview: Overview, before: Figures | None) -> list[Total]:
     ]  # fmt: skip
 
 
-# ── The table of models ──────────────────────────────────────────────────────────────────────────────────────────
+# ── The table of models, or clients ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        return self.key == "model"
+        return self.key == "name"
 
 
 @dataclass(frozen=True)
-class ModelRow:
+class PartRow:
     name: str
     link: str
     colour: str
@@ -137,9 +137,9 @@ class ModelRow:
     unpriced: str
 
 
-def _sort_value(measure: str) -> dict[str, Callable[[ModelFigures], Decimal | int | str]]:
+def _sort_value(measure: str) -> dict[str, Callable[[PartFigures], Decimal | int | str]]:
     return {
-        "model": lambda m: m.name.casefold(),
+        "name": lambda m: m.name.casefold(),
         "share": lambda m: AMOUNTS[measure](m.figures),
         "spend": lambda m: m.figures.cost_cents,
         "rate": lambda m: m.cents_per_thousand or 0,
@@ -150,16 +150,18 @@ def _sort_value(measure: str) -> dict[str, Callable[[ModelFigures], Decimal | in
     }
 
 
-def model_columns(filters: Filters) -> list[Column]:
+def part_columns(filters: Filters) -> list[Column]:
     of = {"spend": "spend", "invocations": "calls", "tokens": "tokens"}[filters.measure]
     columns = (
-        ("model", "Model", "The model that was called."),
-        ("share", f"Share of {of}", f"The model's part of all {of} in this range."),
+        ("name", "Client", "The key or application that called.")
+        if filters.group == "client"
+        else ("name", "Model", "The model that was called."),
+        ("share", f"Share of {of}", f"Its part of all {of} in this range."),
         ("spend", "Spend", "What its calls cost; calls without a price are left out."),
         ("rate", "Per 1,000 calls", "What a thousand of its calls cost, over those that have a price."),
         ("invocations", "Calls", "Calls of any outcome, failed ones included."),
-        ("input", "Input tokens", "Tokens sent to it, cached ones included."),
-        ("output", "Output tokens", "Tokens it wrote."),
+        ("input", "Input tokens", "Tokens sent to models, cached ones included."),
+        ("output", "Output tokens", "Tokens that models wrote."),
         (
             "errors",
             "Failed calls",
@@ -171,30 +173,30 @@ def model_columns(filters: Filters) -> list[Column]:
 
 def _column(filters: Filters, key: str, label: str, explained: str) -> Column:
     """Names sort from A first, figures from the largest; the same heading once more turns it round."""
-    first, second = (key, f"-{key}") if key == "model" else (f"-{key}", key)
+    first, second = (key, f"-{key}") if key == "name" else (f"-{key}", key)
     state = {key: "ascending", f"-{key}": "descending"}.get(filters.sort, "")
     return Column(key, label, explained, filters.link(sort=second if filters.sort == first else first), state)
 
 
-def model_rows(overview: Overview, colours: dict[uuid.UUID, str]) -> list[ModelRow]:
+def part_rows(overview: Overview, colours: dict[Key, str]) -> list[PartRow]:
     filters, amount = overview.filters, AMOUNTS[overview.filters.measure]
     whole = amount(overview.total)
-    by_name = sorted(overview.models, key=lambda m: (m.name.casefold(), m.model_id))
+    by_name = sorted(overview.parts, key=lambda part: (part.name.casefold(), str(part.key)))
     value = _sort_value(filters.measure)[filters.sort.lstrip("-")]
     return [
-        _model_row(model, filters, colours.get(model.model_id, "c1"), amount(model.figures), whole)
+        _part_row(model, filters, colours.get(model.key, "c1"), amount(model.figures), whole)
         for model in sorted(by_name, key=value, reverse=filters.sort.startswith("-"))
     ]
 
 
-def _model_row(
-    model: ModelFigures, filters: Filters, colour: str, part: Decimal | int, whole: Decimal | int
-) -> ModelRow:
+def _part_row(model: PartFigures, filters: Filters, colour: str, part: Decimal | int, whole: Decimal | int) -> PartRow:
     figures, rate = model.figures, model.cents_per_thousand
     failed = figures.failures
-    return ModelRow(
+    return PartRow(
         name=model.name,
-        link=filters.link(model=None if filters.model == model.model_id else model.model_id),
+        link=filters.link(model=None if filters.model == model.key else model.key)
+        if isinstance(model.key, uuid.UUID)
+        else "",
         colour=colour,
         share=percentage(part, whole),
         share_width=round(float(100 * part / whole), 2) if whole else 0,
@@ -216,7 +218,7 @@ def _model_row(
 
 def unpriced_notes(overview: Overview, limit: int = 3) -> list[str]:
     """Which calls the spend leaves out, the most first."""
-    found = sorted(overview.models, key=lambda m: (-m.figures.unpriced_invocations, m.name))
+    found = sorted(overview.parts, key=lambda m: (-m.figures.unpriced_invocations, m.name))
     found = [model for model in found if model.figures.unpriced_invocations]
     notes = []
     for model in found[:limit]:
@@ -225,7 +227,7 @@ def unpriced_notes(overview: Overview, limit: int = 3) -> list[str]:
         notes.append(f"{calls(number)} of {model.name} {verb} no price; {pronoun} not in the spend.")
     if rest := found[limit:]:
         number = sum(model.figures.unpriced_invocations for model in rest)
-        notes.append(f"{calls(number)} more, of {len(rest)} other model{'' if len(rest) == 1 else 's'}, likewise.")
+        notes.append(f"{calls(number)} more, of {len(rest)} other{'' if len(rest) == 1 else 's'}, likewise.")
     return notes
 
 
@@ -276,7 +278,7 @@ def series_table(overview: Overview) -> SeriesTable:
                 when[row.bucket_start],
                 row.bucket_start.astimezone(filters.zone).isoformat(),
                 ends[row.bucket_start] > filters.now,
-                overview.name_of(row.model_id),
+                overview.name_of(row.key),
                 [
                     Cell.spend(row.figures),
                     Cell.count(row.figures.invocations),
@@ -313,16 +315,16 @@ def _bucket_namer(filters: Filters) -> Callable[[datetime], str]:
 # ── The chart ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def chart(overview: Overview) -> tuple[Chart, dict[uuid.UUID, str], bool]:
-    """The chart, the colour of each model in it, and whether its bars are longer than the buckets asked for."""
+def chart(overview: Overview) -> tuple[Chart, dict[Key, str], bool]:
+    """The chart, the colour of each part of it, and whether its bars are longer than the buckets asked for."""
     filters, amount = overview.filters, AMOUNTS[overview.filters.measure]
     bars, is_coarser = _bars(overview)
     place = {bucket.start: n for n, bar in enumerate(bars) for bucket in bar}
     windows = [Window(bar[0].start, bar[-1].end) for bar in bars]
-    amounts: dict[uuid.UUID, list[Decimal | int]] = {m.model_id: [0] * len(bars) for m in overview.models}
+    amounts: dict[Key, list[Decimal | int]] = {part.key: [0] * len(bars) for part in overview.parts}
     for point in overview.points:
-        amounts[point.model_id][place[point.bucket_start]] += amount(point)
-    series, colours = top_series(amounts, overview.name_of)
+        amounts[point.key][place[point.bucket_start]] += amount(point)
+    series, colours = top_series(amounts, overview.name_of, "client" if overview.is_by_client else "model")
     is_spend = filters.measure == "spend"
     text: Callable[..., str] = money if is_spend else grouped
     is_hourly = filters.grain is Granularity.HOUR and not is_coarser

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from django.conf import settings
 
 from .retention import longest
-from .series import Question
+from .series import Group, Question
 from .windows import (
     DAY,
     HOUR,
@@ -36,9 +36,10 @@ RANGES = {
 }
 GRANULARITIES = {"auto": "Automatic", "hour": "By hour", "day": "By day"}
 MEASURES = {"spend": "Spend", "invocations": "Calls", "tokens": "Tokens"}
-GROUPS = {"model": "Per model", "none": "All models together"}
-# What the table of models can be sorted by; a minus before it means largest first.
-SORTS = ("model", "share", "spend", "rate", "invocations", "input", "output", "errors")
+KINDS = {"model": "Models", "client": "Clients"}
+GROUPS = {"model": "Per model", "client": "Per client", "none": "All together"}
+# What the table of models or clients can be sorted by; a minus before it means largest first.
+SORTS = ("name", "share", "spend", "rate", "invocations", "input", "output", "errors")
 HOURLY_UP_TO = timedelta(days=3)  # automatic granularity: hours up to here, days beyond
 _FOREVER = datetime.max.replace(tzinfo=UTC)
 
@@ -112,7 +113,8 @@ class Filters:
         return Granularity.HOUR if self.window.end - self.window.start <= HOURLY_UP_TO else Granularity.DAY
 
     def question(self, org_id: uuid.UUID) -> Question:
-        return Question(org_id, self.window, self.grain, self.model, self.zone)
+        group = Group.CLIENT if self.group == "client" else Group.MODEL
+        return Question(org_id, self.window, self.grain, self.model, self.zone, group)
 
     def question_before(self, org_id: uuid.UUID) -> Question:
         return Question(org_id, self.window_before, Granularity.DAY, self.model, self.zone)

@@ -5,6 +5,10 @@ from django.db import models
 
 from orgs.models import Org, ServedModel
 
+# What stands where a client or an error code would: those of an hour that were too many to be named. Private use, so that a
+# client that calls itself this is counted among them, which is all that happens.
+REST = "\ue000"
+
 
 class Measures(models.Model):
     """What every rollup row counts. Costs are cents; `cost_cents` sums the priced events, exactly."""
@@ -56,6 +60,68 @@ class DailyUsage(Measures):
 
     def __str__(self) -> str:
         return f"{self.day} {self.time_zone}"
+
+
+class MinuteUsage(Measures):
+    """One minute, org and model: for what watches the last hours."""
+
+    pk = models.CompositePrimaryKey("bucket_start", "org_id", "model_id")
+    bucket_start = models.DateTimeField()
+    org_id = models.UUIDField()
+    model_id = models.UUIDField()
+
+    class Meta:
+        db_table = "usage_minutes"
+
+    def __str__(self) -> str:
+        return f"{self.bucket_start:%Y-%m-%d %H:%M}"
+
+
+class ClientUsage(Measures):
+    """One org, hour, model and client; an hour in which the org's day begins has two rows, one for each day."""
+
+    pk = models.CompositePrimaryKey("org_id", "bucket_start", "model_id", "client_id")
+    org_id = models.UUIDField()
+    bucket_start = models.DateTimeField()
+    model_id = models.UUIDField()
+    client_id = models.TextField(help_text="Empty where none was told; the rest together under a name of its own.")
+
+    class Meta:
+        db_table = "usage_clients"
+
+    def __str__(self) -> str:
+        return f"{self.bucket_start:%Y-%m-%d %H:%M} {self.client_id}"
+
+
+class OutcomeUsage(Measures):
+    """One org, hour, model, status and error code; hours in two as for clients."""
+
+    pk = models.CompositePrimaryKey("org_id", "bucket_start", "model_id", "status", "error_code")
+    org_id = models.UUIDField()
+    bucket_start = models.DateTimeField()
+    model_id = models.UUIDField()
+    status = models.SmallIntegerField()
+    error_code = models.TextField(help_text="Empty where none was told; the rest together under a name of its own.")
+
+    class Meta:
+        db_table = "usage_outcomes"
+
+    def __str__(self) -> str:
+        return f"{self.bucket_start:%Y-%m-%d %H:%M} {self.status} {self.error_code}"
+
+
+class OpenHour(models.Model):
+    """An org's hour whose clients and error codes were added to and not folded since."""
+
+    pk = models.CompositePrimaryKey("hour", "org_id")
+    hour = models.DateTimeField()
+    org_id = models.UUIDField()
+
+    class Meta:
+        db_table = "usage_open_hours"
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H:00}"
 
 
 class ZoneInForce(models.Model):

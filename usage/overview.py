@@ -1,4 +1,4 @@
-"""What the usage page and its CSV tell: the figures of one question, by model, by bucket, and against the period before.
+"""What the usage page and its CSV tell: one question's figures, by model or client, by bucket, and against the period before.
 
 Read once; everything else is sums over that one answer, so that no two parts of a page can disagree.
 """
@@ -13,16 +13,16 @@ from functools import cached_property
 from orgs.models import Org, ServedModel
 
 from .filters import Filters
-from .models import Freshness
-from .series import Figures, Point, Unanswerable, points, total
+from .models import REST, Freshness
+from .series import Figures, Key, Point, Unanswerable, points, total
 from .windows import Window, buckets
 
 
 @dataclass(frozen=True)
-class ModelFigures:
-    """The figures of one model over the whole window."""
+class PartFigures:
+    """The figures of one model or client over the whole window."""
 
-    model_id: uuid.UUID
+    key: Key
     name: str
     figures: Figures
 
@@ -39,10 +39,10 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the series: a bucket, one model of it or all (None), and its figures."""
+    """One line of the series: a bucket, one model or client of it or all (None), and its figures."""
 
     bucket_start: datetime
-    model_id: uuid.UUID | None
+    key: Key | None
     figures: Figures
 
 
@@ -55,15 +55,19 @@ class Overview:
 
     @cached_property
     def total(self) -> Figures:
-        return total([model.figures for model in self.models])
+        return total([part.figures for part in self.parts])
+
+    @property
+    def is_by_client(self) -> bool:
+        return self.filters.group == "client"
 
     @cached_property
-    def models(self) -> list[ModelFigures]:
-        """Each model that saw traffic."""
-        by_model: dict[uuid.UUID, list[Point]] = {}
+    def parts(self) -> list[PartFigures]:
+        """Each model, or client, that saw traffic."""
+        by_key: dict[Key, list[Point]] = {}
         for point in self.points:
-            by_model.setdefault(point.model_id, []).append(point)
-        return [ModelFigures(model, self.name_of(model), total(found)) for model, found in by_model.items()]
+            by_key.setdefault(point.key, []).append(point)
+        return [PartFigures(key, self.name_of(key), total(found)) for key, found in by_key.items()]
 
     @cached_property
     def buckets(self) -> list[Window]:
@@ -72,23 +76,26 @@ class Overview:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The series as a table: by bucket and model, or by bucket."""
-        if self.filters.group == "model":
-            return [Row(point.bucket_start, point.model_id, point) for point in self.points]
+        """The series as a table: by bucket and model or client, or by bucket."""
+        if self.filters.group != "none":
+            return [Row(point.bucket_start, point.key, point) for point in self.points]
         by_bucket: dict[datetime, list[Point]] = {}
         for point in self.points:
             by_bucket.setdefault(point.bucket_start, []).append(point)
         return [Row(start, None, total(found)) for start, found in by_bucket.items()]
 
-    def name_of(self, model_id: uuid.UUID | None) -> str:
-        return "All models" if model_id is None else self.names[model_id]
+    def name_of(self, key: Key | None) -> str:
+        """What a part is called; None is all of them."""
+        if key is None:
+            return "All models"
+        return self.names[key] if isinstance(key, uuid.UUID) else client_name(str(key))
 
 
 def read(org: Org, filters: Filters) -> Overview:
     """Ask, and name the models. Raises `Unanswerable`."""
     found = points(filters.question(org.pk))
-    model_ids = {point.model_id for point in found} | ({filters.model} if filters.model else set())
-    return Overview(org, filters, found, names_of(model_ids | models_of(org)))
+    model_ids = {point.key for point in found if isinstance(point.key, uuid.UUID)} | models_of(org)
+    return Overview(org, filters, found, names_of(model_ids | ({filters.model} if filters.model else set())))
 
 
 def read_before(org: Org, filters: Filters) -> Figures | None:
@@ -102,6 +109,11 @@ def read_before(org: Org, filters: Filters) -> Figures | None:
 def models_of(org: Org) -> set[uuid.UUID]:
     """Every model that an org ever used. One row per org and model, by one_freshness_per_model."""
     return set(Freshness.objects.filter(org=org).values_list("model_id", flat=True))
+
+
+def client_name(client_id: str) -> str:
+    """What a page calls a client."""
+    return {"": "No client told", REST: "Other clients"}.get(client_id, client_id)
 
 
 def names_of(model_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:

@@ -43,13 +43,20 @@ def _around(org: Org, asked: filters.Filters) -> dict[str, Any]:
         "ranges": filters.RANGES,
         "granularities": filters.GRANULARITIES,
         "measures": [(asked.link(measure=key), name, key) for key, name in filters.MEASURES.items()],
-        "groups": [(asked.link(group=key), name, key) for key, name in filters.GROUPS.items()],
+        "kinds": [(asked.link(group=key, sort="-spend"), name, key) for key, name in filters.KINDS.items()],
+        "groups": [(asked.link(group=key), name, key) for key, name in _groups(asked)],
         "span": display.span_text(asked.window, asked),
         "zone": display.zone_text(asked),
         "freshness": display.freshness_note(entry, asked),
         "is_new": entry.last_event_at is None,
         "last_event": moment_text(entry.last_event_at, asked.zone) if entry.last_event_at else "",
     }
+
+
+def _groups(asked: filters.Filters) -> list[tuple[str, str]]:
+    """What the rows of the series can be."""
+    kind = "client" if asked.group == "client" else "model"
+    return [(kind, filters.GROUPS[kind]), ("none", filters.GROUPS["none"])]
 
 
 def _figures(found: overview.Overview) -> dict[str, Any]:
@@ -72,8 +79,9 @@ def _figures(found: overview.Overview) -> dict[str, Any]:
         "chart_height": HEIGHT,
         "chart_is_coarser": is_coarser,
         "unit": display.UNITS[asked.measure],
-        "columns": display.model_columns(asked),
-        "rows": display.model_rows(found, colours),
+        "noun": "Client" if found.is_by_client else "Model",
+        "columns": display.part_columns(asked),
+        "rows": display.part_rows(found, colours),
         "table": display.series_table(found),
     }
 

@@ -3,16 +3,20 @@
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
+from ingestion.models import Status
 from orgs.models import Org
 
-from .series import Question, Unanswerable, zone_of
+from .models import REST
+from .series import PART_NAMES, Group, Point, Question, Unanswerable, zone_of
 from .windows import LAST_YEAR, UTC_ZONE, Granularity, Window, utc
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class Wrong(ValueError):
@@ -35,11 +39,17 @@ def _moment(text: str) -> datetime:
     return moment
 
 
-def _granularity(text: str) -> Granularity:
-    try:
-        return Granularity(text)
-    except ValueError as error:
-        raise Wrong("must be hour or day") from error
+def one_of(choices: Collection[Choice]) -> Callable[[str], Choice]:
+    """A reader of one of some words."""
+
+    def read(text: str) -> Choice:
+        for choice in choices:
+            if choice == text:
+                return choice
+        *most, last = choices
+        raise Wrong(f"must be {', '.join(most)} or {last}")
+
+    return read
 
 
 def _uuid(text: str) -> uuid.UUID:
@@ -58,7 +68,7 @@ def _in_org_zone(text: str) -> bool:
 _READERS: dict[str, Callable[[str], Any]] = {
     "start": _moment,
     "end": _moment,
-    "granularity": _granularity,
+    "granularity": one_of(Granularity),
     "modelId": _uuid,
     "timeZone": _in_org_zone,
 }
@@ -94,16 +104,30 @@ def read_parameters(
     return values
 
 
-def read_question(request: Request, org: Org) -> Question:
-    """What a series endpoint is asked. Raises `ValidationError`."""
-    values = read_parameters(request)
-    return Question(
+def read_question(
+    request: Request, org: Org, groups: Collection[Group], also: Mapping[str, Callable[[str], Any]] | None = None
+) -> tuple[Question, dict[str, Any]]:
+    """What a series endpoint is asked, and its own parameters. Raises `ValidationError`."""
+    values = read_parameters(request, also={"groupBy": one_of(groups), **(also or {})})
+    question = Question(
         org_id=org.pk,
         window=Window(values["start"], values["end"]),
         granularity=values.get("granularity", Granularity.DAY),
         model_id=values.get("modelId"),
         zone=zone_of(org) if values.get("timeZone") else UTC_ZONE,
+        group=values.get("groupBy", Group.MODEL),
     )
+    return question, values
+
+
+def part_of(point: Point, group: Group) -> dict[str, Any]:
+    """What a point is the figures of. Null where no client or error code was told, and where it is the rest together."""
+    name, key = PART_NAMES[group], point.key
+    if group is Group.STATUS:
+        return {name: Status(key).label}
+    if group is Group.MODEL:
+        return {name: key}
+    return {name: None if key in ("", REST) else key, "isRest": key == REST}
 
 
 def refused(error: Unanswerable) -> ValidationError:

@@ -10,8 +10,9 @@ from django.conf import settings
 from ingestion import retention
 from ingestion.horizon import complete_since
 from ingestion.maintenance import Action, Step
+from ingestion.partitioning import Unit
 
-from .aggregation import ROLLUPS
+from .aggregation import ROLLUPS, Kept, Rollup
 from .windows import DAY, UTC_ZONE, local_day, midnight
 
 _COMPLETE_AFTER = timedelta(days=5)  # raw events must reach beyond a day of any zone, and the days beside it
@@ -25,6 +26,16 @@ def longest() -> timedelta:
 def hourly_horizon(now: datetime) -> datetime:
     """The earliest hour that can be asked for: the start of a UTC day."""
     return midnight(local_day(now - timedelta(days=settings.HOURLY_RETENTION_DAYS), UTC_ZONE), UTC_ZONE)
+
+
+def minutes_horizon(now: datetime) -> datetime:
+    """The earliest minute that is kept: the start of a UTC day."""
+    return midnight(local_day(now - timedelta(days=settings.MINUTE_RETENTION_DAYS), UTC_ZONE), UTC_ZONE)
+
+
+def moments_horizon(rollup: Rollup, now: datetime) -> datetime:
+    """The earliest row that a rollup of hours or minutes keeps."""
+    return minutes_horizon(now) if rollup.kept is Kept.MINUTES else hourly_horizon(now)
 
 
 def daily_horizon(now: datetime, zone: ZoneInfo) -> datetime:
@@ -45,9 +56,10 @@ def steps(now: datetime) -> Iterator[Step]:
     A day late: somewhere it is still the day before.
     """
     yield from retention.steps(now)
-    for table, is_hourly in {rollup.partitions: rollup.is_hourly for rollup in ROLLUPS}.items():
-        horizon = hourly_horizon(now - DAY) if is_hourly else daily_horizon(now - DAY, UTC_ZONE)
+    for rollup in {rollup.table: rollup for rollup in ROLLUPS}.values():
+        table = rollup.partitions
+        horizon = daily_horizon(now - DAY, UTC_ZONE) if rollup.kept is Kept.DAYS else moments_horizon(rollup, now - DAY)
         for partition in table.partitions():
             if partition.end_at <= horizon:
-                subject = f"{table.table} {partition.start:%Y-%m}"
+                subject = f"{table.table} {partition.start:{'%Y-%m' if table.unit is Unit.MONTH else '%Y-%m-%d'}}"
                 yield Step(Action.DROP, subject, partial(table.drop, partition), partition.bytes)

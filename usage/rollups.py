@@ -5,9 +5,9 @@ batches marked as rolled up. So each can be killed anywhere, run twice, or run b
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,12 +23,15 @@ from ingestion.models import Batch, UsageEvent
 from orgs.limits import MAX_EVENTS_PER_ROLLUP
 from orgs.models import Org
 
-from . import freshness
+from . import closing, freshness
 from .aggregation import (
+    CLIENTS,
     COLUMNS,
     DAILY_LOCAL,
+    OUTCOMES,
     ROLLED_UP,
     ROLLUPS,
+    Kept,
     LocalDay,
     Rollup,
     collect,
@@ -36,7 +39,7 @@ from .aggregation import (
     zones_in_force,
 )
 from .models import DailyUsage, ZoneInForce
-from .retention import hourly_horizon, rebuild_horizon
+from .retention import moments_horizon, rebuild_horizon
 from .windows import DAY, UTC_ZONE, Window, midnight
 
 logger = structlog.get_logger(__name__)
@@ -88,10 +91,11 @@ def _roll_up_some() -> Run:
             days = local_days(span, zones_in_force())
             collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, days)
             for rollup in ROLLUPS:
-                if rollup.is_hourly:  # what came later than hours are kept is in its day alone
-                    cursor.execute(rollup.add(f"{rollup.bucket} >= %s"), [hourly_horizon(timezone.now())])
-                else:
+                if rollup.kept is Kept.DAYS:
                     cursor.execute(rollup.add())
+                else:  # what came later than hours are kept is in its day alone
+                    cursor.execute(rollup.add(f"{rollup.bucket} >= %s"), [moments_horizon(rollup, timezone.now())])
+            closing.reopen(cursor)
             touched = freshness.note(cursor)
         Batch.objects.filter(pk__in=ids).update(rolled_up_at=timezone.now())
         transaction.on_commit(lambda: freshness.refresh_cache(touched))
@@ -112,10 +116,10 @@ def _next_batches() -> Iterator[Batch]:
 def _make_room(span: Window) -> None:
     """Partitions for the rows that events of a span can have: hours as far back as they are kept, and days of any zone."""
     for rollup in ROLLUPS:
-        if rollup.is_hourly:
-            rollup.partitions.ensure(span.after(hourly_horizon(timezone.now())).days(UTC_ZONE))
-        else:
+        if rollup.kept is Kept.DAYS:
             rollup.partitions.ensure(Window(span.start - DAY, span.end + DAY).days(UTC_ZONE))
+        else:
+            rollup.partitions.ensure(span.after(moments_horizon(rollup, timezone.now())).days(UTC_ZONE))
 
 
 def _forget_partitions() -> None:
@@ -138,6 +142,7 @@ def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
             collect_window(cursor, chunk, zones_in_force(), org_id)
             for rollup in ROLLUPS:
                 _replace(cursor, rollup, chunk, org_id)
+            closing.reopen(cursor)
     return widened
 
 
@@ -154,14 +159,14 @@ def collect_window(
 
 
 def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[Any]]:
-    """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days; hours that are still kept."""
-    if rollup.is_hourly:
-        kept = window.after(hourly_horizon(timezone.now()))
-        bounds: list[Any] = [kept.start, kept.end]
+    """The condition, and its parameters, that picks a rollup's rows of a window of whole UTC days, as far as they are kept."""
+    if rollup.kept is Kept.DAYS:
+        bounds: list[Any] = [window.start.date(), window.end.date()]
     else:
-        bounds = [window.start.date(), window.end.date()]
+        kept = window.after(moments_horizon(rollup, timezone.now()))
+        bounds = [kept.start, kept.end]
     condition = f"{rollup.bucket} >= %s AND {rollup.bucket} < %s"
-    if not rollup.is_hourly:
+    if rollup.kept is Kept.DAYS:
         condition += " AND time_zone <> 'UTC'" if rollup is DAILY_LOCAL else " AND time_zone = 'UTC'"
     if org_id is not None:
         condition += " AND org_id = %s"
@@ -172,7 +177,7 @@ def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[s
 def _replace(cursor: CursorWrapper, rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> None:
     condition, parameters = rows_of(rollup, window, org_id)
     cursor.execute(f"DELETE FROM {rollup.table} WHERE {condition}", parameters)
-    cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.fold(condition)}", parameters)
+    cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.rows_of_delta(condition)}", parameters)
 
 
 def adopt_zones() -> None:
@@ -202,9 +207,13 @@ def adopt_zones() -> None:
 def _adopt(cursor: CursorWrapper, org: Org) -> None:
     rows = DailyUsage.objects.filter(org_id=org.pk)
     ours = rows.exclude(time_zone="UTC")
-    if org.time_zone == "UTC":  # its rows are there
+    if org.time_zone == "UTC":  # its days are there
         ours.delete()
         ZoneInForce.objects.filter(org=org).delete()
+        # Hours in which its days began have two rows each.
+        horizon = max(rebuild_horizon(timezone.now()), moments_horizon(CLIENTS, timezone.now()))
+        if (span := _extent(org.pk, horizon)) is not None:
+            _remake(cursor, org.pk, span.after(horizon), {}, (CLIENTS, OUTCOMES))
         return
     first_day = (rebuild_horizon(timezone.now()) - DAY).date()  # the first that is made again as it should be
     final_day = first_day - 2 * DAY  # zones lie up to 26 hours apart: two days are made of what lies between
@@ -227,19 +236,38 @@ def _adopt(cursor: CursorWrapper, org: Org) -> None:
     ZoneInForce.objects.update_or_create(
         org=org, defaults={"time_zone": org.time_zone, "final_day": final_day, "final_at": final_at}
     )
-    # By primary key: the last event of the org, and the first that is made again.
-    events = UsageEvent.objects.filter(org_id=org.pk, occurred_at__gte=final_at)
-    first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
-    last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
-    if first is None or last is None:
+    span = _extent(org.pk, final_at)
+    if span is None:
         return
-    # A day of the zone can bear the date before or after that of its UTC days.
-    span = Window(first - DAY, last + DAY).whole_days().after(midnight(first_day, UTC_ZONE))
-    _make_room(Window(final_at, last + DAY))
-    for chunk in span.pieces(CHUNK):
-        collect_window(cursor, chunk, {org.pk: org.zone}, org.pk)
-        _replace(cursor, DAILY_LOCAL, chunk, org.pk)
+    _make_room(Window(final_at, span.end))
+    first = midnight(first_day, UTC_ZONE)
+    _remake(cursor, org.pk, span.after(first), {org.pk: org.zone}, (DAILY_LOCAL, CLIENTS, OUTCOMES))
     between = LocalDay(org.pk, org.time_zone, first_day - DAY, final_at, midnight(first_day, org.zone))
     condition = f"{ROLLED_UP} AND e.org_id = %(org_id)s"
     collect(cursor, Window(between.start, between.end), condition, {"org_id": org.pk}, [between])
-    cursor.execute(f"INSERT INTO usage_daily ({DAILY_LOCAL.columns}) {DAILY_LOCAL.fold()}")
+    cursor.execute(f"INSERT INTO usage_daily ({DAILY_LOCAL.columns}) {DAILY_LOCAL.rows_of_delta()}")
+
+
+def _extent(org_id: uuid.UUID, since: datetime) -> Window | None:
+    """Whole UTC days around the org's events since a moment, and one more on both sides: a day of a zone can bear the date
+    before or after that of its UTC days. By primary key.
+    """
+    events = UsageEvent.objects.filter(org_id=org_id, occurred_at__gte=since)
+    first = events.order_by("occurred_at").values_list("occurred_at", flat=True).first()
+    last = events.order_by("-occurred_at").values_list("occurred_at", flat=True).first()
+    return None if first is None or last is None else Window(first - DAY, last + DAY).whole_days()
+
+
+def _remake(
+    cursor: CursorWrapper,
+    org_id: uuid.UUID,
+    span: Window,
+    zones: Mapping[uuid.UUID, ZoneInfo],
+    rollups: Sequence[Rollup],
+) -> None:
+    """Make an org's rows of some rollups again."""
+    for chunk in span.pieces(CHUNK):
+        collect_window(cursor, chunk, zones, org_id)
+        for rollup in rollups:
+            _replace(cursor, rollup, chunk, org_id)
+        closing.reopen(cursor)

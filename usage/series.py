@@ -2,13 +2,17 @@
 
 One statement, so one snapshot: daily or hourly rows by primary key, and for the buckets that the window cuts their hours
 and, under an hour each, raw fragments by the primary key of the events. Nothing here grows with the number of events.
+
+Figures are grouped by model, or by what hourly rows tell beside it: client, status, error code. Of clients and codes each
+bucket names those with the most calls; the rest are one.
 """
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,9 +25,9 @@ from psycopg import sql
 from orgs.limits import MAX_SERIES_POINTS
 from orgs.models import Org
 
-from .aggregation import HISTOGRAM, MEASURES, ROLLED_UP, summed
+from .aggregation import CLIENTS, HISTOGRAM, HOURLY, MEASURES, OUTCOMES, ROLLED_UP, Rollup, summed
 from .histogram import BUCKET_SQL, Histogram, merge
-from .models import ZoneInForce
+from .models import REST, ZoneInForce
 from .retention import daily_horizon, hourly_horizon, longest
 from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
 
@@ -73,11 +77,14 @@ assert Figures.__struct_fields__ == tuple(MEASURES)
 _GETTERS = {name: attrgetter(name) for name in MEASURES}
 
 
+Key = uuid.UUID | str | int  # of a model, a client or an error code, a status
+
+
 class Point(Figures):
-    """The figures of one bucket and model, as far as the window covers the bucket. `histogram` where it was asked for."""
+    """The figures of one bucket and part, as far as the window covers the bucket. `histogram` where it was asked for."""
 
     bucket_start: datetime = _EPOCH
-    model_id: uuid.UUID = uuid.UUID(int=0)
+    key: Key = uuid.UUID(int=0)
     histogram: Histogram = ((), ())
 
 
@@ -88,15 +95,53 @@ def total(items: Collection[Figures]) -> Figures:
     return sums
 
 
+class Group(StrEnum):
+    """What figures are told by. Clients and error codes that none was told of are ""; the rest together are `REST`."""
+
+    MODEL = "model"
+    CLIENT = "client"
+    STATUS = "status"
+    ERROR_CODE = "errorCode"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the figures of a group come from: a rollup by the hour, its column, and what that is of a raw event."""
+
+    rollup: Rollup
+    name: str
+    of_event: str
+    among: str = "true"  # which rows and events belong to it
+
+
+_SOURCES = {
+    Group.MODEL: _Source(HOURLY, "model_id", "model_id"),
+    Group.CLIENT: _Source(CLIENTS, "client_id", "coalesce(client_id, '')"),
+    Group.STATUS: _Source(OUTCOMES, "status", "status"),
+    Group.ERROR_CODE: _Source(OUTCOMES, "error_code", "coalesce(error_code, '')", among="status <> 0"),
+}
+# What the API calls a part.
+PART_NAMES = {Group.MODEL: "modelId", Group.CLIENT: "clientId", Group.STATUS: "status", Group.ERROR_CODE: "errorCode"}
+
+
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `zone` is the zone whose days are meant; hours are always hours of UTC."""
+    """What is asked. `zone` is the zone whose days are meant; hours are always hours of UTC.
+
+    With `as_one` the whole window is one bucket; its figures come from hours then.
+    """
 
     org_id: uuid.UUID
     window: Window
     granularity: Granularity = Granularity.DAY
     model_id: uuid.UUID | None = None
     zone: ZoneInfo = UTC_ZONE
+    group: Group = Group.MODEL
+    as_one: bool = False
+
+    @property
+    def needs_hours(self) -> bool:
+        return self.granularity is Granularity.HOUR or self.as_one or self.group is not Group.MODEL
 
 
 def zone_of(org: Org) -> ZoneInfo:
@@ -106,9 +151,10 @@ def zone_of(org: Org) -> ZoneInfo:
 
 
 def points(question: Question, *, histograms: bool = False) -> list[Point]:
-    """One point per bucket and model that saw traffic, by bucket, then model. Raises `Unanswerable`."""
+    """One point per bucket and part that saw traffic, by bucket, then part. Raises `Unanswerable`."""
     _check_horizons(question)
-    parts = plan(question.window, question.granularity, question.zone)
+    granularity = Granularity.HOUR if question.as_one else question.granularity
+    parts = plan(question.window, granularity, question.zone)
     statement, parameters = _statement(question, parts, histograms)
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
@@ -123,36 +169,42 @@ def points(question: Question, *, histograms: bool = False) -> list[Point]:
 
 
 def _points(rows: Iterable[tuple[Any, ...]], question: Question, histograms: bool) -> list[Point]:
-    """Rows of (bucket, model, measures…, histogram) as points, ordered; a bucket that the window cuts comes in parts."""
+    """Rows of (bucket, part, measures…, histogram) as points, ordered; a bucket that the window cuts comes in parts."""
     count = len(MEASURES)
-    parts: dict[tuple[int, uuid.UUID], list[Point]] = {}
+    parts: dict[tuple[int, Key], list[Point]] = {}
     starts: dict[int, datetime] = {}
-    for bucket, model_id, *values in rows:
+    for bucket, key, *values in rows:
         start = starts.get(bucket)
         if start is None:
             start = starts[bucket] = _start_of(bucket, question)
         # Positions: the measures, then what `Point` adds to them.
-        row = (*values[:count], start, model_id, tuple(values[count:]) if histograms else ((), ()))
-        parts.setdefault((bucket, model_id), []).append(Point(*row))
-    return [
-        found[0] if len(found) == 1 else _joined(found)
-        for _, found in sorted(parts.items(), key=lambda item: (item[0][0], item[0][1].int))
-    ]
+        row = (*values[:count], start, key, tuple(values[count:]) if histograms else ((), ()))
+        parts.setdefault((bucket, key), []).append(Point(*row))
+    return [found[0] if len(found) == 1 else _joined(found) for _, found in sorted(parts.items(), key=_order)]
+
+
+def _order(item: tuple[tuple[int, Key], object]) -> tuple[int, int | str]:
+    bucket, key = item[0]
+    return bucket, key.int if isinstance(key, uuid.UUID) else key
 
 
 def _joined(parts: list[Point]) -> Point:
     first, sums = parts[0], msgspec.structs.astuple(total(parts))
-    return Point(*(*sums, first.bucket_start, first.model_id, merge([part.histogram for part in parts])))
+    return Point(*(*sums, first.bucket_start, first.key, merge([part.histogram for part in parts])))
 
 
 def _bucket_of(start: datetime, question: Question) -> int:
     """A bucket as a number, as the statement returns it: hours since 1970, or days since then in the zone."""
+    if question.as_one:
+        return 0
     if question.granularity is Granularity.HOUR:
         return (start - _EPOCH) // HOUR
     return (local_day(start, question.zone) - _EPOCH.date()).days
 
 
 def _start_of(bucket: int, question: Question) -> datetime:
+    if question.as_one:
+        return question.window.start
     if question.granularity is Granularity.HOUR:
         return _EPOCH + bucket * HOUR
     return midnight(_EPOCH.date() + bucket * DAY, question.zone)
@@ -162,8 +214,11 @@ def _check_horizons(question: Question) -> None:
     """Refuse what retention has taken, naming the nearest bound that can be answered."""
     now, start = timezone.now(), question.window.start
     hours, days = hourly_horizon(now), daily_horizon(now, question.zone)
-    if question.granularity is Granularity.HOUR and start < hours:
-        raise Unanswerable("start", f"lies before the hours that are kept: the earliest is {hours:%Y-%m-%dT%H:%M:%SZ}")
+    if question.needs_hours and start < hours:
+        why = "" if question.group is Group.MODEL else f", and {PART_NAMES[question.group]} is kept by the hour"
+        raise Unanswerable(
+            "start", f"lies before the hours that are kept{why}: the earliest is {hours:%Y-%m-%dT%H:%M:%SZ}"
+        )
     if start < days:
         raise Unanswerable("start", f"lies before the days that are kept: the earliest is {days:%Y-%m-%dT%H:%M:%SZ}")
     if question.window.end - start > longest():
@@ -182,10 +237,15 @@ def _check_horizons(question: Question) -> None:
 
 
 def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.Composed, dict[str, Any]]:
-    """Rows of (bucket, model, measures…, histogram)."""
+    """Rows of (bucket, part, measures…, histogram)."""
+    source = _SOURCES[question.group]
+    by_model = question.group is Group.MODEL and not question.as_one
     columns = sql.SQL(", ".join((*MEASURES, *HISTOGRAM) if histograms else MEASURES))
-    sums = sql.SQL(", ".join(summed(name) for name in MEASURES))
-    model = sql.SQL("" if question.model_id is None else " AND model_id = %(model)s")
+    sums = sql.SQL(", ".join(f"{summed(name)} AS {name}" for name in MEASURES))
+    name = sql.SQL(source.name)
+    condition = sql.SQL("org_id = %(org)s AND {}{}").format(
+        sql.SQL(source.among), sql.SQL("" if question.model_id is None else " AND model_id = %(model)s")
+    )
     parameters: dict[str, Any] = {"org": question.org_id, "model": question.model_id, "zone": question.zone.key}
 
     def bound(value: object) -> sql.Placeholder:
@@ -194,57 +254,123 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         return sql.Placeholder(name)
 
     def hours(window: Window) -> sql.Composable:
+        bucket = "0" if question.as_one else "floor(extract(epoch FROM bucket_start) / 3600)"
         return sql.SQL(
-            "SELECT (extract(epoch FROM bucket_start) / 3600)::bigint, model_id, {columns} FROM usage_hourly"
-            " WHERE org_id = %(org)s AND bucket_start >= {start} AND bucket_start < {end}{model}"
-        ).format(columns=columns, start=bound(window.start), end=bound(window.end), model=model)
+            "SELECT {bucket}::bigint AS bucket, {name} AS part, {columns} FROM {table}"
+            " WHERE bucket_start >= {start} AND bucket_start < {end} AND {condition}"
+        ).format(
+            bucket=sql.SQL(bucket),
+            name=name,
+            columns=columns,
+            table=sql.SQL(source.rollup.table),
+            start=bound(window.start),
+            end=bound(window.end),
+            condition=condition,
+        )
 
     def days(first: date, end: date) -> sql.Composable:
         return sql.SQL(
-            "SELECT day - '1970-01-01'::date, model_id, {columns} FROM usage_daily"
-            " WHERE org_id = %(org)s AND time_zone = %(zone)s AND day >= {first} AND day < {end}{model}"
-        ).format(columns=columns, first=bound(first), end=bound(end), model=model)
+            "SELECT day - '1970-01-01'::date AS bucket, model_id AS part, {columns} FROM usage_daily"
+            " WHERE time_zone = %(zone)s AND day >= {first} AND day < {end} AND {condition}"
+        ).format(columns=columns, first=bound(first), end=bound(end), condition=condition)
 
     def hours_of_a_day(piece: Piece) -> sql.Composable:
-        # Histograms are merged in Python.
         return sql.SQL(
-            "SELECT {bucket}::bigint, model_id, {columns} FROM usage_hourly"
-            " WHERE org_id = %(org)s AND bucket_start >= {start} AND bucket_start < {end}{model}{group}"
+            "SELECT {bucket}::bigint AS bucket, {name} AS part, {columns} FROM {table}"
+            " WHERE bucket_start >= {start} AND bucket_start < {end} AND {condition}{group}"
         ).format(
             bucket=bound(_bucket_of(piece.bucket_start, question)),
-            columns=columns if histograms else sums,
+            name=name,
+            columns=columns if histograms or not by_model else sums,  # histograms of models are merged in Python
+            table=sql.SQL(source.rollup.table),
             start=bound(piece.window.start),
             end=bound(piece.window.end),
-            model=model,
-            group=sql.SQL("" if histograms else " GROUP BY model_id"),
+            condition=condition,
+            group=sql.SQL("" if histograms or not by_model else " GROUP BY model_id"),
         )
 
     def fragment(piece: Piece) -> sql.Composable:
         measures = sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items()))
         events = sql.SQL(
-            "FROM usage_events e WHERE org_id = %(org)s AND occurred_at >= {start} AND occurred_at < {end}{model} AND {rolled_up}"
+            "FROM usage_events e WHERE occurred_at >= {start} AND occurred_at < {end} AND {condition} AND {rolled_up}"
         ).format(
-            start=bound(piece.window.start), end=bound(piece.window.end), model=model, rolled_up=sql.SQL(ROLLED_UP)
+            start=bound(piece.window.start),
+            end=bound(piece.window.end),
+            condition=condition,
+            rolled_up=sql.SQL(ROLLED_UP),
         )
         bucket = bound(_bucket_of(piece.bucket_start, question))
+        part = sql.SQL(source.of_event)
         if not histograms:
-            return sql.SQL("SELECT {bucket}::bigint, model_id, {measures} {events} GROUP BY model_id").format(
-                bucket=bucket, measures=measures, events=events
+            return sql.SQL("SELECT {bucket}::bigint AS bucket, {part} AS part, {measures} {events} GROUP BY 2").format(
+                bucket=bucket, part=part, measures=measures, events=events
             )
         return sql.SQL(
-            "SELECT {bucket}::bigint, model_id, {sums}, array_agg(latency_bucket ORDER BY latency_bucket),"
-            " array_agg(invocations ORDER BY latency_bucket) FROM ("
-            " SELECT model_id, {latency} AS latency_bucket, {measures} {events} GROUP BY 1, 2) f GROUP BY model_id"
-        ).format(bucket=bucket, sums=sums, latency=sql.SQL(BUCKET_SQL), measures=measures, events=events)
+            "SELECT {bucket}::bigint AS bucket, part, {sums},"
+            " array_agg(latency_bucket ORDER BY latency_bucket) AS latency_buckets,"
+            " array_agg(calls ORDER BY latency_bucket) AS latency_counts FROM ("
+            " SELECT {part} AS part, {latency} AS latency_bucket, count(*) AS calls, {measures} {events} GROUP BY 1, 2) f"
+            " GROUP BY part"
+        ).format(bucket=bucket, sums=sums, part=part, latency=sql.SQL(BUCKET_SQL), measures=measures, events=events)
 
     selects: list[sql.Composable] = []
     if parts.first_day is not None and parts.end_day is not None:
-        selects.append(days(parts.first_day, parts.end_day))
+        if by_model:
+            selects.append(days(parts.first_day, parts.end_day))
+        else:
+            selects += [hours_of_a_day(piece) for piece in _whole_days(parts.first_day, parts.end_day, parts.zone)]
     elif parts.rows is not None:
         selects.append(hours(parts.rows))
     selects += [hours_of_a_day(piece) for piece in parts.hours]
     selects += [fragment(piece) for piece in parts.fragments]
     if not selects:  # an empty window
-        selects.append(sql.SQL("SELECT 1 WHERE false"))
-    limit = sql.SQL(" LIMIT {}").format(bound(MAX_ROWS + 1))
-    return sql.SQL(" UNION ALL ").join(sql.SQL("({})").format(select) for select in selects) + limit, parameters
+        return sql.Composed([sql.SQL("SELECT 1 WHERE false")]), {}
+    rows = sql.SQL(" UNION ALL ").join(sql.SQL("({})").format(select) for select in selects)
+    if not by_model:
+        rows = sql.SQL(_folded(source, histograms)).format(rows=rows)
+    return sql.Composed([rows, sql.SQL(" LIMIT {}").format(bound(MAX_ROWS + 1))]), parameters
+
+
+def _whole_days(first: date, end: date, zone: ZoneInfo) -> Iterator[Piece]:
+    """Days of a zone, as rows by the hour make them up: none of theirs reaches over a midnight of the org."""
+    for n in range((end - first).days):
+        start = midnight(first + n * DAY, zone)
+        yield Piece(start, Window(start, midnight(first + (n + 1) * DAY, zone)))
+
+
+def _folded(source: _Source, histograms: bool) -> str:
+    """A query of `{rows}`, one for each bucket and part. Names beyond those that a bucket may have are one: `REST`."""
+    columns = ", ".join((*MEASURES, *HISTOGRAM) if histograms else MEASURES)
+    sums = ", ".join(f"{summed(name)} AS {name}" for name in MEASURES)
+    crowd = source.rollup.crowd
+    if crowd is None or crowd.name != source.name:
+        parted = "SELECT * FROM found"
+    else:
+        parted = f"""
+            SELECT found.bucket, CASE WHEN place <= {crowd.keeps} THEN part ELSE '{REST}' END AS part, {columns}
+            FROM found LEFT JOIN (
+                SELECT bucket, part AS name,
+                    row_number() OVER (PARTITION BY bucket ORDER BY sum(invocations) DESC, part COLLATE "C") AS place
+                FROM found WHERE part <> '{REST}' GROUP BY 1, 2
+            ) named ON named.bucket = found.bucket AND named.name = part
+        """
+    merged = f"""
+        JOIN (
+            SELECT bucket, part, {
+        ", ".join(
+            f"array_agg({name} ORDER BY value) AS {column}"
+            for name, column in zip(("value", "count"), HISTOGRAM, strict=True)
+        )
+    }
+            FROM (
+                SELECT bucket, part, value, sum(count::float8)::bigint AS count
+                FROM parted, unnest({", ".join(HISTOGRAM)}) AS h(value, count) GROUP BY 1, 2, 3
+            ) counts
+            GROUP BY 1, 2
+        ) histograms USING (bucket, part)
+    """
+    return f"""
+        WITH found AS ({{rows}}), parted AS ({parted})
+        SELECT bucket, part, {columns} FROM (SELECT bucket, part, {sums} FROM parted GROUP BY 1, 2) sums
+        {merged if histograms else ""}
+    """

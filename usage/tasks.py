@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from ingestion.maintenance import AlreadyRunning, carry_out
 
-from . import retention, rollups, verification
+from . import closing, retention, rollups, verification
 from .windows import Window
 
 logger = structlog.get_logger(__name__)
@@ -20,6 +20,12 @@ VERIFIED_DAILY = timedelta(days=2)  # how far back the nightly verification look
 def roll_up() -> None:
     """Add what came in since the last run."""
     rollups.roll_up()
+
+
+@shared_task
+def close_hours() -> None:
+    """Fold the clients and error codes of hours that are over."""
+    closing.close_hours()
 
 
 @shared_task(acks_late=False)  # it takes long, and runs again tomorrow

@@ -1,6 +1,7 @@
 """The usage and freshness endpoints."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -10,11 +11,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from ingestion.models import Status
 from orgs.models import Org, Scope
 
 from . import freshness
-from .queries import read_parameters, read_question, refused
-from .series import Figures, Point, Unanswerable, points, total
+from .queries import part_of, read_parameters, read_question, refused
+from .series import Figures, Group, Unanswerable, points, total
 
 SERIES_PARAMETERS = [
     OpenApiParameter("start", OpenApiTypes.DATETIME, required=True, description="Included; with an offset."),
@@ -39,7 +41,45 @@ _FRESHNESS: Fields = {
     "lagSeconds": serializers.IntegerField(allow_null=True),
     "status": serializers.ChoiceField(choices=list(freshness.Status)),
 }
-_POINT: Fields = {"bucketStart": serializers.DateTimeField(), "modelId": serializers.UUIDField(), **_FIGURES}
+GROUPS = (Group.MODEL, Group.CLIENT)
+
+
+def group_parameter(groups: Iterable[Group]) -> OpenApiParameter:
+    return OpenApiParameter(
+        "groupBy",
+        enum=list(groups),
+        default=Group.MODEL,
+        description=(
+            "What a point is of. Clients and error codes are kept by the hour; each bucket names those with the most calls,"
+            " the rest are one point."
+        ),
+    )
+
+
+def part_fields(groups: Iterable[Group]) -> Fields:
+    """What a point is of: one of these, by groupBy."""
+    fields: Fields = {"modelId": serializers.UUIDField(required=False, help_text="Where grouped by model.")}
+    if Group.CLIENT in groups:
+        fields["clientId"] = serializers.CharField(
+            required=False,
+            allow_null=True,
+            help_text="Where grouped by client; null where none was told, and of the rest.",
+        )
+    if Group.STATUS in groups:
+        fields["status"] = serializers.ChoiceField(Status.labels, required=False, help_text="Where grouped by status.")
+    if Group.ERROR_CODE in groups:
+        fields["errorCode"] = serializers.CharField(
+            required=False,
+            allow_null=True,
+            help_text="Where grouped by error code; null where none was told, and of the rest.",
+        )
+    fields["isRest"] = serializers.BooleanField(
+        required=False, help_text="Whether this is all those together that are not named in their hour."
+    )
+    return fields
+
+
+_POINT: Fields = {"bucketStart": serializers.DateTimeField(), **part_fields(GROUPS), **_FIGURES}
 
 
 class UsageView(APIView):
@@ -49,7 +89,7 @@ class UsageView(APIView):
     @extend_schema(
         operation_id="getUsage",
         tags=["usage"],
-        parameters=SERIES_PARAMETERS,
+        parameters=[*SERIES_PARAMETERS, group_parameter(GROUPS)],
         responses=inline_serializer(
             "Usage",
             {
@@ -62,8 +102,8 @@ class UsageView(APIView):
         ),
     )
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
-        """Usage by bucket and model, and the totals of exactly the asked range."""
-        question = read_question(request, self.org)
+        """Usage by bucket and model, or client, and the totals of exactly the asked range."""
+        question, _ = read_question(request, self.org, GROUPS)
         try:
             series = points(question)
         except Unanswerable as error:
@@ -72,7 +112,10 @@ class UsageView(APIView):
             {
                 "orgId": org_id,
                 "granularity": question.granularity,
-                "series": [_point(point) for point in series],
+                "series": [
+                    {"bucketStart": point.bucket_start, **part_of(point, question.group), **_figures(point)}
+                    for point in series
+                ],
                 "totals": _figures(total(series)),
                 "freshness": _entry(freshness.overall(org_id, question.model_id)),
             }
@@ -117,10 +160,6 @@ def _figures(figures: Figures) -> dict[str, Any]:
         "costEstimate": figures.exact_cost,
         "unpricedInvocations": figures.unpriced_invocations,
     }
-
-
-def _point(point: Point) -> dict[str, Any]:
-    return {"bucketStart": point.bucket_start, "modelId": point.model_id, **_figures(point)}
 
 
 def _entry(entry: freshness.Entry) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def test_everything_periodic_is_in_the_schedule() -> None:
     }
     assert found == {
         "usage.tasks.roll_up": timedelta(seconds=settings.ROLLUP_INTERVAL),
+        "usage.tasks.close_hours": timedelta(minutes=1),
         "usage.tasks.verify": timedelta(days=1),
         "ingestion.tasks.prepare_storage": timedelta(hours=6),
         "ingestion.tasks.rotate_ledger": timedelta(hours=1),

@@ -232,6 +232,7 @@ def test_the_document_has_the_routes_of_the_contract(document: dict[str, Any]) -
     names = {parameter["name"]: parameter.get("required", False) for parameter in usage["parameters"]}
     assert names == {
         "org_id": True, "start": True, "end": True, "granularity": False, "modelId": False, "timeZone": False,
+        "groupBy": False,
     }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def test_models_sort_by_any_column(org: Org) -> None:
 
     assert order("-spend") == ["Cedar Large", "Birch Mini"]
     assert order("spend") == ["Birch Mini", "Cedar Large"]
-    assert order("model") == ["Birch Mini", "Cedar Large"]
+    assert order("name") == ["Birch Mini", "Cedar Large"]
     assert 'aria-sort="descending"' in page(org, DAY)
 
 
@@ -147,6 +147,7 @@ def test_the_csv_is_the_table(org: Org) -> None:
         "bucket_local": f"{NOON:%Y-%m-%d}T00:00:00+00:00",
         "model_id": str(MODEL),
         "model": "Cedar Large",
+        "client": "",
         "invocations": "2",
         "errors": "0",
         "timeouts": "1",
@@ -161,6 +162,33 @@ def test_the_csv_is_the_table(org: Org) -> None:
     assert [(row["model"], row["invocations"], row["cost_cents"]) for row in together] == [
         ("All models", "3", "100.2501")
     ]
+
+
+def test_who_spent_it() -> None:
+    org = make_org()
+    ingest(
+        [
+            make_event(org, client_id="web", cost_estimate_cents=Decimal(70)),
+            make_event(org, client_id="=cmd", model_id=OTHER_MODEL),
+            make_event(org, occurred_at=at(13), client_id="web"),
+            make_event(org),
+        ]
+    )
+    roll_up()
+    found = rows(org, f"{DAY}&granularity=day&group=client")
+    assert [(row["model_id"], row["model"], row["client"], row["invocations"], row["cost_cents"]) for row in found] == [
+        ("", "All models", "", "1", "0.2500"),
+        ("", "All models", "'=cmd", "1", "0.2500"),
+        ("", "All models", "web", "2", "70.2500"),
+    ]
+    html = page(org, f"{DAY}&group=client")
+    table = html.split('id="models"')[1].split("</table>")[0]
+    assert [name.strip() for name in re.findall(r"</span>\s*([^<>]+?)\s*</th>", table)] == [
+        "web",
+        "=cmd",
+        "No client told",
+    ]
+    assert exact(html) == exact(page(org, DAY))
 
 
 def test_a_name_is_no_formula() -> None:

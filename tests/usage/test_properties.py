@@ -7,6 +7,7 @@ import csv
 import math
 import re
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,8 +31,11 @@ from ingestion.models import Batch
 from ingestion.schema import UsageEvent
 from orgs.models import Org, User
 from usage import rollups
+from usage.aggregation import CLIENTS, OUTCOMES
+from usage.closing import close_hours
 from usage.histogram import GAMMA
-from usage.models import DailyUsage, Freshness, HourlyUsage
+from usage.models import REST, ClientUsage, DailyUsage, Freshness, HourlyUsage, MinuteUsage, OutcomeUsage
+from usage.retention import minutes_horizon
 from usage.rollups import rebuild, roll_up
 from usage.verification import verify
 from usage.windows import Window
@@ -79,6 +83,8 @@ class Call:
     output_tokens: int
     cached_tokens: int
     cost: Decimal | None
+    client: str | None
+    code: str | None
 
     def event(self, orgs: Sequence[Org]) -> UsageEvent:
         return UsageEvent(
@@ -92,7 +98,13 @@ class Call:
             output_tokens=self.output_tokens,
             cached_input_tokens=self.cached_tokens,
             cost_estimate_cents=self.cost,
+            client_id=self.client,
+            error_code=self.error_code or None,
         )
+
+    @property
+    def error_code(self) -> str:
+        return "" if self.status == "success" else self.code or ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ class Story:
     zones: tuple[str, ...]
     calls: tuple[Call, ...]
     steps: tuple[Step, ...]
+    names: int  # of clients and of error codes that an hour keeps
 
 
 def moments(now: datetime, zones: Sequence[str]) -> st.SearchStrategy[datetime]:
@@ -170,6 +183,8 @@ def all_calls(draw: st.DrawFn, now: datetime, zones: Sequence[str]) -> tuple[Cal
                 output_tokens=draw(tokens),
                 cached_tokens=draw(st.integers(0, inputs)),
                 cost=draw(costs()),
+                client=draw(st.sampled_from([None, "a", "b", "c", "=d"])),
+                code=draw(st.sampled_from([None, "x", "y", "z"])),
             )
         )
     return tuple(found)
@@ -187,6 +202,7 @@ def stories(draw: st.DrawFn) -> Story:
         delivery,
         delivery,
         st.just(Step("roll_up")),
+        st.just(Step("close")),
         st.builds(Step, st.just("roll_up_some"), limit=st.integers(1, 12)),
         st.builds(Step, st.just("rebuild"), window=windows(now, zones, calls)),
         st.builds(Step, st.just("move"), org=orgs, zone=st.sampled_from(ZONES)),
@@ -199,7 +215,7 @@ def stories(draw: st.DrawFn) -> Story:
     told = list(parts)
     for step in draw(st.lists(steps, max_size=7)):
         told.insert(draw(st.integers(0, len(told))), step)
-    return Story(now, zones, calls, tuple(told))
+    return Story(now, zones, calls, tuple(told), draw(st.sampled_from([1, 2, 100])))
 
 
 # ── Telling them, and adding up in Python ────────────────────────────────────────────────────────────────────────
@@ -235,6 +251,8 @@ class World:
             self.deliver(step)
         elif step.kind == "roll_up":
             self.roll_up()
+        elif step.kind == "close":
+            close_hours()
         elif step.kind == "roll_up_some":
             with patch.object(rollups, "MAX_EVENTS_PER_ROLLUP", step.limit):
                 rollups._roll_up_some()
@@ -267,9 +285,27 @@ class World:
         return [call for number, call in self.stored.items() if self.batch_of[number] not in waiting]
 
 
+TABLES = (HourlyUsage, DailyUsage, MinuteUsage, ClientUsage, OutcomeUsage)
+
+
 def contents() -> dict[str, list[Any]]:
-    """All rollup rows, whole."""
-    return {model.__name__: sorted(model.objects.values_list(), key=repr) for model in (HourlyUsage, DailyUsage)}
+    """All rollup rows, whole, with the hours folded that are over."""
+    close_hours()
+    return {model.__name__: sorted(model.objects.values_list(), key=repr) for model in TABLES}
+
+
+@contextmanager
+def crowds_of(names: int) -> Iterator[None]:
+    """An hour keeps this many names of clients, and of error codes."""
+    crowds = [rollup.crowd for rollup in (CLIENTS, OUTCOMES) if rollup.crowd is not None]
+    before = [crowd.keeps for crowd in crowds]
+    for crowd in crowds:
+        object.__setattr__(crowd, "keeps", names)
+    try:
+        yield
+    finally:
+        for crowd, keeps in zip(crowds, before, strict=True):
+            object.__setattr__(crowd, "keeps", keeps)
 
 
 def hour_of(moment: datetime) -> datetime:
@@ -345,9 +381,55 @@ def assert_rows_are_right(world: World) -> None:
     days = DailyUsage.objects.values_list("org_id", "time_zone", "day", "model_id", *columns)
     assert {key[:4]: key[4:] for key in days} == expected
 
+    minutes = [call for call in counted if call.moment >= minutes_horizon(world.story.now)]
+    by_minute = grouped(
+        minutes, lambda call: (call.moment.replace(second=0, microsecond=0), org_id[call.org], call.model)
+    )
+    kept = MinuteUsage.objects.values_list("bucket_start", "org_id", "model_id", *columns)
+    assert {key[:3]: key[3:] for key in kept} == {key: row(calls) for key, calls in by_minute.items()}
+
+    close_hours()
+    by_client = grouped(
+        named(world, counted, lambda call: call.client or ""),
+        lambda pair: (org_id[pair[0].org], part_of(world, pair[0]), pair[0].model, pair[1]),
+    )
+    kept = ClientUsage.objects.values_list("org_id", "bucket_start", "model_id", "client_id", *columns)
+    assert {key[:4]: key[4:] for key in kept} == {
+        key: row([call for call, _ in pairs]) for key, pairs in by_client.items()
+    }
+    good = [(call, "") for call in counted if call.status == "success"]
+    bad = named(world, [call for call in counted if call.status != "success"], lambda call: call.error_code)
+    by_outcome = grouped(
+        [*good, *bad],
+        lambda pair: (
+            org_id[pair[0].org], part_of(world, pair[0]), pair[0].model, STATUSES.index(pair[0].status), pair[1],
+        ),
+    )  # fmt: skip
+    kept = OutcomeUsage.objects.values_list("org_id", "bucket_start", "model_id", "status", "error_code", *columns)
+    assert {key[:5]: key[5:] for key in kept} == {
+        key: row([call for call, _ in pairs]) for key, pairs in by_outcome.items()
+    }
+
     by_model = grouped(counted, lambda call: (org_id[call.org], call.model))
     newest = {key: max(call.moment for call in calls) for key, calls in by_model.items()}
     assert {row[:2]: row[2] for row in Freshness.objects.values_list("org_id", "model_id", "last_event_at")} == newest
+
+
+def part_of(world: World, call: Call) -> datetime:
+    """The hour, or where the org's day begins within it, the part of the hour."""
+    zone = world.zones[call.org]
+    return hour_of(call.moment) if zone == "UTC" else max(hour_of(call.moment), day_of(call.moment, zone))
+
+
+def named(world: World, calls: Sequence[Call], name_of: Any) -> list[tuple[Call, str]]:
+    """Each call with the name it is counted under: once its hour is over, those with the most calls, and the rest."""
+    found = []
+    for (_, hour), those in grouped(calls, lambda call: (call.org, hour_of(call.moment))).items():
+        counts = Counter(map(name_of, those))
+        kept = sorted(counts, key=lambda name: (-counts[name], name))[: world.story.names]
+        is_over = hour < hour_of(world.story.now - timedelta(minutes=15))
+        found += [(call, name_of(call) if not is_over or name_of(call) in kept else REST) for call in those]
+    return found
 
 
 def as_time(text: str) -> datetime:
@@ -396,6 +478,7 @@ def assert_figures_agree(world: World, n: int, window: Window, model: uuid.UUID 
             (as_time(point.pop("bucketStart")), uuid.UUID(point.pop("modelId")), point) for point in answer["series"]
         ] == [(*key, in_json(found)) for key, found in expected.items()]
 
+        assert_groups_agree(world, n, asked, query, bucket, key)
         if days == "UTC":  # the page knows the org's zone alone
             continue
         query = edges | {"range": "custom", "granularity": granularity} | ({"model": str(model)} if model else {})
@@ -418,8 +501,42 @@ def assert_figures_agree(world: World, n: int, window: Window, model: uuid.UUID 
         next(lines)
         assert [
             (as_time(start), uuid.UUID(of), *map(int, (*counts, inputs, outputs)), Decimal(cost), int(unpriced))
-            for start, _, of, _, *counts, inputs, outputs, cost, _, unpriced in lines
+            for start, _, of, _, _, *counts, inputs, outputs, cost, _, unpriced in lines
         ] == [(*key, *found) for key, found in expected.items()]
+
+
+def assert_groups_agree(
+    world: World, n: int, asked: Sequence[Call], query: dict[str, str], bucket: Any, key: str
+) -> None:
+    """By client, status and error code: each bucket adds up, and where names are not too many each is right."""
+    names: dict[str, tuple[Sequence[Call], Any]] = {
+        "client": (asked, lambda call: call.client),
+        "status": (asked, lambda call: call.status),
+        "errorCode": ([call for call in asked if call.status != "success"], lambda call: call.error_code or None),
+    }
+    for group, (calls, name_of) in names.items():
+        address = f"/analytics/v1/orgs/{world.orgs[n].pk}/{'usage' if group == 'client' else 'reliability'}"
+        response = APIClient().get(address, query | {"groupBy": group}, headers={"X-API-Key": key})
+        assert response.status_code == 200, response.content
+        series = response.json()["series"]
+        found = Counter({as_time(point["bucketStart"]): 0 for point in series})
+        for point in series:
+            found[as_time(point["bucketStart"])] += point["invocations"]
+        assert found == Counter(bucket(call) for call in calls)
+        field = {"client": "clientId"}.get(group, group)
+        told = {(as_time(point["bucketStart"]), point[field]): point for point in series if not point.get("isRest")}
+        if group != "status":
+            assert max(Counter(start for start, _ in told).values(), default=0) <= world.story.names
+            if world.story.names < 100:
+                continue
+        expected = grouped(calls, lambda call: (bucket(call), name_of(call)))  # noqa: B023  used at once
+        assert set(told) == set(expected)
+        for at, those in expected.items():
+            if group == "client":
+                assert told[at]["costEstimate"] == in_json(sums(those))["costEstimate"]
+            else:
+                assert told[at]["statuses"]["timeout"] == sums(those)[2]
+                assert told[at]["invocations"] == len(those)
 
 
 def told(story: Story, windows: Sequence[tuple[int, Window, uuid.UUID | None]], checked_after: int) -> None:
@@ -468,7 +585,7 @@ def test_every_figure_is_what_python_adds_up(
     example: tuple[Story, list[tuple[int, Window, uuid.UUID | None]], int],
 ) -> None:
     story, windows, checked_after = example
-    with rolled_back(story.now):
+    with rolled_back(story.now), crowds_of(story.names):
         told(story, windows, checked_after)
 
 
@@ -479,18 +596,21 @@ def test_neither_order_nor_batching_matters(now: datetime, data: st.DataObject) 
     zones = data.draw(st.tuples(st.sampled_from(ZONES), st.sampled_from(ZONES)), "zones")
     calls = data.draw(all_calls(now, zones), "calls")
     ids = [uuid.UUID(int=n, version=4) for n in (11, 12)]
+    names = data.draw(st.sampled_from([1, 2, 100]), "names kept")
 
     def outcome() -> Any:
         """Everything after the calls came in some order, some twice, with rollups in between."""
         again = data.draw(st.lists(st.integers(0, len(calls) - 1), max_size=8), "sent twice")
         order = data.draw(st.permutations([*range(len(calls)), *again]), "order")
         size = data.draw(st.integers(1, len(order)), "batch size")
-        with rolled_back(now):
+        with rolled_back(now), crowds_of(names):
             orgs = [make_org(f"Org {n}", pk=pk, time_zone=zones[n]) for n, pk in enumerate(ids)]
             for start in range(0, len(order), size):
                 ingest([calls[number].event(orgs) for number in order[start : start + size]])
                 if data.draw(st.booleans(), "rolled up"):
                     roll_up()
+                if data.draw(st.booleans(), "hours closed"):
+                    close_hours()
             roll_up()
             assert verify() == []
             freshness = sorted(Freshness.objects.values_list("org_id", "model_id", "last_event_at"))

@@ -1,0 +1,30 @@
+"""Minutes by day, clients and outcomes by month. The tables are new and empty: locks nothing.
+
+They hold what is rolled up from now on; what came before is in them once its days have been rebuilt.
+"""
+
+from django.db import migrations
+
+KEYS = {
+    "usage_minutes": "bucket_start, org_id, model_id",
+    "usage_clients": "org_id, bucket_start, model_id, client_id",
+    "usage_outcomes": "org_id, bucket_start, model_id, status, error_code",
+}
+
+
+def made_anew(table: str, how: str) -> str:
+    return f"""
+        ALTER TABLE {table} RENAME TO {table}_old;
+        ALTER INDEX {table}_pkey RENAME TO {table}_old_pkey;
+        CREATE TABLE {table} (LIKE {table}_old, CONSTRAINT {table}_pkey PRIMARY KEY ({KEYS[table]})){how};
+        DROP TABLE {table}_old;
+    """
+
+
+class Migration(migrations.Migration):
+    dependencies = [("usage", "0004_minutes_clients_outcomes")]
+
+    operations = [
+        migrations.RunSQL(made_anew(table, " PARTITION BY RANGE (bucket_start)"), made_anew(table, ""))
+        for table in KEYS
+    ]
