@@ -85,14 +85,22 @@ class Incident:
         statement = sql.SQL("COPY (SELECT {} {} LIMIT {}) TO STDOUT (FORMAT CSV, HEADER)").format(
             columns, self._events, self.limit
         )
-        lines: list[bytes] = []
+        rows: list[bytes | memoryview] = []
         size = 0
         with transaction.atomic(), connection.cursor() as cursor, cursor.copy(statement) as copy:
-            for line in copy:  # a row each
-                lines.append(bytes(line)[:-1])
-                size += len(line)
+            for row in copy:
+                rows.append(row)
+                size += len(row)
                 if size > CHUNK:
-                    yield b"\r\n".join([*lines, b""])
-                    lines, size = [], 0
-        if lines:
-            yield b"\r\n".join([*lines, b""])
+                    yield _terminated(rows)
+                    rows, size = [], 0
+        if rows:
+            yield _terminated(rows)
+
+
+def _terminated(rows: list[bytes | memoryview]) -> bytes:
+    """Rows, each with a line feed at its end, as RFC 4180 wants them; line feeds within text stay what they are."""
+    text = b"".join(rows)
+    if text.count(b"\n") == len(rows):
+        return text.replace(b"\n", b"\r\n")
+    return b"".join(bytes(row)[:-1] + b"\r\n" for row in rows)

@@ -75,49 +75,71 @@ def local_days(span: Window, zones: Mapping[uuid.UUID, ZoneInfo]) -> list[LocalD
     ]
 
 
-def collect(
-    cursor: CursorWrapper, span: Window, condition: str, parameters: Mapping[str, Any], days: Sequence[LocalDay]
-) -> None:
-    """Aggregate the events `e` of a span that meet a condition into the temporary table `usage_delta`.
+_ORIGIN = "'2000-01-01 00:00+00'::timestamptz"
+_EVENTS = """
+FROM usage_events e WHERE e.occurred_at >= %(start)s AND e.occurred_at < %(end)s AND {condition}
+"""
+# Days begin at whole quarters of an hour, in every zone: so their join meets some thousand rows, and not every event.
+_BY_QUARTER = """
+CREATE TEMPORARY TABLE usage_delta ON COMMIT DROP AS
+SELECT quarters.*, date_bin('1 hour', quarter, {origin}) AS hour, local.day AS local_day, local.time_zone AS local_zone,
+    local.start_at AS local_start
+FROM (
+    SELECT e.org_id, e.model_id, date_bin('15 minutes', e.occurred_at, {origin}) AS quarter,
+        coalesce(e.client_id, '') AS client_id, e.status,
+        CASE WHEN e.status = 0 THEN '' ELSE coalesce(e.error_code, '') END AS error_code,
+        max(e.occurred_at) AS last_event_at, {measures}, array_agg({bucket}) AS latencies
+    {events} GROUP BY 1, 2, 3, 4, 5, 6
+) quarters
+LEFT JOIN unnest(%(org_ids)s::uuid[], %(zones)s::text[], %(days)s::date[], %(starts)s::timestamptz[], %(ends)s::timestamptz[])
+    AS local(org_id, time_zone, day, start_at, end_at)
+    ON local.org_id = quarters.org_id AND quarter >= local.start_at AND quarter < local.end_at
+"""
+_BY_MINUTE = """
+CREATE TEMPORARY TABLE usage_delta_minutes ON COMMIT DROP AS
+SELECT e.org_id, e.model_id, date_bin('1 minute', e.occurred_at, {origin}) AS minute, {measures},
+    array_agg({bucket}) AS latencies
+{events} AND e.occurred_at >= %(minutes_from)s GROUP BY 1, 2, 3
+"""
 
-    One row per org, model, minute, day of the org's zone, client, status and error code. The days come from this process, so
-    that rollups and answers use one time zone database.
+
+def collect(
+    cursor: CursorWrapper,
+    span: Window,
+    condition: str,
+    parameters: Mapping[str, Any],
+    days: Sequence[LocalDay],
+    minutes_from: datetime,
+) -> None:
+    """Aggregate the events `e` of a span that meet a condition into temporary tables.
+
+    `usage_delta` has one row per org, model, quarter of an hour, client, status and error code, and tells the UTC hour and the
+    day of the org's zone that it lies in; `usage_delta_minutes` has one per org, model and minute, from `minutes_from` on: as
+    far back as minutes are kept. The days come from this process, so that rollups and answers use one time zone database.
     """
     org_ids, names, dates, starts, ends = map(list, zip(*days, strict=True)) if days else ([], [], [], [], [])
     cursor.execute("SET LOCAL work_mem = '128MB'; SET LOCAL enable_hashagg = on")  # there is one writer: in memory
-    cursor.execute("DROP TABLE IF EXISTS usage_delta")
-    cursor.execute(
-        sql.SQL(
-            """
-            CREATE TEMPORARY TABLE usage_delta ON COMMIT DROP AS
-            SELECT e.org_id, e.model_id, date_bin('1 minute', e.occurred_at, '2000-01-01 00:00+00') AS minute,
-                local.day AS local_day, coalesce(e.client_id, '') AS client_id, e.status,
-                CASE WHEN e.status = 0 THEN '' ELSE coalesce(e.error_code, '') END AS error_code,
-                min(local.time_zone) AS local_zone, min(local.start_at) AS local_start,
-                max(e.occurred_at) AS last_event_at, {measures}, array_agg({bucket}) AS latencies
-            FROM usage_events e
-            LEFT JOIN unnest(%(org_ids)s::uuid[], %(zones)s::text[], %(days)s::date[], %(starts)s::timestamptz[],
-                %(ends)s::timestamptz[]) AS local(org_id, time_zone, day, start_at, end_at)
-                ON local.org_id = e.org_id AND e.occurred_at >= local.start_at AND e.occurred_at < local.end_at
-            WHERE e.occurred_at >= %(start)s AND e.occurred_at < %(end)s AND {condition}
-            GROUP BY 1, 2, 3, 4, 5, 6, 7
-            """
-        ).format(
-            bucket=sql.SQL(BUCKET_SQL),
-            measures=sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items())),
-            condition=sql.SQL(condition),
-        ),
-        {
-            **parameters,
-            "org_ids": org_ids,
-            "zones": names,
-            "days": dates,
-            "starts": starts,
-            "ends": ends,
-            "start": span.start,
-            "end": span.end,
-        },
-    )
+    cursor.execute("DROP TABLE IF EXISTS usage_delta, usage_delta_minutes")
+    for statement in (_BY_QUARTER, _BY_MINUTE):
+        cursor.execute(
+            sql.SQL(statement).format(
+                origin=sql.SQL(_ORIGIN),
+                bucket=sql.SQL(BUCKET_SQL),
+                measures=sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items())),
+                events=sql.SQL(_EVENTS).format(condition=sql.SQL(condition)),
+            ),
+            {
+                **parameters,
+                "org_ids": org_ids,
+                "zones": names,
+                "days": dates,
+                "starts": starts,
+                "ends": ends,
+                "start": span.start,
+                "end": span.end,
+                "minutes_from": minutes_from,
+            },
+        )
     # What follows groups hundreds of thousands of small numbers into nearly as many groups: sorting takes half the time.
     cursor.execute("SET LOCAL enable_hashagg = off")
 
@@ -143,13 +165,14 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Rollup:
-    """One rollup table: its key, and how each part of the key comes out of `usage_delta`."""
+    """One rollup table: its key, and how each part of the key comes out of what is collected."""
 
     partitions: Partitioned
     key: Mapping[str, str]
     bucket: str  # the part of the key that is time
     kept: Kept
     rows: str = "true"  # which rows of the delta belong to this rollup
+    delta: str = "usage_delta"
     crowd: Crowd | None = None
 
     @property
@@ -161,7 +184,7 @@ class Rollup:
         return ", ".join((*self.key, *COLUMNS))
 
     def rows_of_delta(self, condition: str = "true", *, adds: bool = False) -> str:
-        """A query of the rows that `usage_delta` makes, where a condition on the key holds.
+        """A query of the rows that what was collected makes, where a condition on the key holds.
 
         With `adds`, histograms hold what the table's row of the same key has already; its measures are left out.
         """
@@ -182,7 +205,7 @@ class Rollup:
         return f"""
             WITH keyed AS (
                 SELECT dense_rank() OVER (ORDER BY {names}) AS number, * FROM (
-                    SELECT {key}, {", ".join(MEASURES)}, latencies FROM usage_delta WHERE {self.rows}
+                    SELECT {key}, {", ".join(MEASURES)}, latencies FROM {self.delta} WHERE {self.rows}
                 ) delta
                 WHERE {condition}
             ), sums AS (
@@ -201,7 +224,7 @@ class Rollup:
         """
 
     def add(self, condition: str = "true") -> str:
-        """Add what `usage_delta` holds to the table, where a condition on the key holds. Right with one writer alone.
+        """Add what was collected to the table, where a condition on the key holds. Right with one writer alone.
 
         One probe of the table's primary key per row.
         """
@@ -255,18 +278,16 @@ HOURS = Partitioned("usage_hourly", Unit.MONTH)
 DAYS = Partitioned("usage_daily", Unit.MONTH, of_moments=False)
 MINUTES = Partitioned("usage_minutes", Unit.DAY)
 
-_ORIGIN = "'2000-01-01 00:00+00'::timestamptz"
-_HOUR = f"date_bin('1 hour', minute, {_ORIGIN})"
 # Where the org's day begins within an hour, that hour has two rows: so days of any zone are made of whole rows.
-_PART = f"greatest({_HOUR}, local_start)"
+_PART = "greatest(hour, local_start)"
 
-HOURLY = Rollup(HOURS, {"org_id": "org_id", "bucket_start": _HOUR, "model_id": "model_id"}, "bucket_start", Kept.HOURS)
+HOURLY = Rollup(HOURS, {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"}, "bucket_start", Kept.HOURS)
 DAILY = Rollup(
     DAYS,
     {
         "org_id": "org_id",
         "time_zone": "'UTC'::text",
-        "day": "(minute AT TIME ZONE 'UTC')::date",
+        "day": "(hour AT TIME ZONE 'UTC')::date",
         "model_id": "model_id",
     },
     "day",
@@ -285,6 +306,7 @@ MINUTELY = Rollup(
     {"bucket_start": "minute", "org_id": "org_id", "model_id": "model_id"},
     "bucket_start",
     Kept.MINUTES,
+    delta="usage_delta_minutes",
 )
 CLIENTS = Rollup(
     Partitioned("usage_clients", Unit.MONTH),

@@ -27,7 +27,7 @@ def reopen(cursor: CursorWrapper) -> None:
     """Remember which hours what is in `usage_delta` was added to. In the rollup's transaction."""
     cursor.execute(
         "INSERT INTO usage_open_hours (hour, org_id)"
-        " SELECT DISTINCT date_bin('1 hour', minute, '2000-01-01 00:00+00'), org_id FROM usage_delta ON CONFLICT DO NOTHING"
+        " SELECT DISTINCT hour, org_id FROM usage_delta ON CONFLICT DO NOTHING"
     )
 
 
@@ -71,6 +71,7 @@ def _fold(cursor: CursorWrapper, rollup: Rollup, org_id: uuid.UUID, hour: dateti
             f"{ROLLED_UP} AND e.org_id = %(org_id)s",
             {"org_id": org_id},
             [day for day in local_days(window, zones_in_force()) if day.org_id == org_id],
+            window.end,
         )
         cursor.execute(f"DELETE FROM {rollup.table} WHERE {rows}", bounds)
         cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.folded(rollup.rows_of_delta())}")

@@ -1,14 +1,15 @@
 """Latency histograms with logarithmic buckets: they add up, percentiles do not.
 
 The mapping is DDSketch's (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable quantile sketch", VLDB 2019): bucket i
-holds the values in (γ^(i-1), γ^i] with γ = (1+α)/(1-α), and is represented by 2γ^i/(γ+1), which is within α of all of
-them. α is 1 %. Values are whole milliseconds; zero has a bucket of its own, ZERO. A histogram is two arrays of one
+holds the values in (γ^(i-1), γ^i] with γ = (1+α)/(1-α), and a value between stands for all of them, within α of each.
+α is 1 %. Values are whole milliseconds; zero has a bucket of its own, ZERO. A histogram is two arrays of one
 length: bucket numbers in ascending order, and how many values each holds (sparse: empty buckets are left out).
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import accumulate
 
 ALPHA = 0.01
@@ -23,18 +24,18 @@ BUCKET_SQL = (
 )
 
 
+@cache
 def representative(bucket: int) -> float:
-    """The value, in ms, that stands for all values of a bucket; at most 1 % from each.
+    """The value, in ms, that stands for all values of a bucket; less than 1 % from each.
 
-    Where a bucket holds a single whole number, it is that number.
+    They are whole numbers from a to b: 2ab/(a+b) is (b-a)/(b+a) of both away, and of none farther.
     """
     if bucket == ZERO:
         return 0.0
-    low, high = GAMMA ** (bucket - 1), GAMMA**bucket
-    whole = math.floor(high + 1e-9)
-    if whole > low and whole - 1 <= low:
-        return float(whole)
-    return round(2 * high / (GAMMA + 1), 2)
+    first, last = math.floor(GAMMA ** (bucket - 1) + 1e-9) + 1, math.floor(GAMMA**bucket + 1e-9)
+    if first > last:  # no whole number lies in it
+        return GAMMA**bucket
+    return 2 * first * last / (first + last)
 
 
 def merge(histograms: Iterable[Histogram]) -> Histogram:

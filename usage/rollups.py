@@ -39,7 +39,7 @@ from .aggregation import (
     zones_in_force,
 )
 from .models import DailyUsage, ZoneInForce
-from .retention import moments_horizon, rebuild_horizon
+from .retention import minutes_horizon, moments_horizon, rebuild_horizon
 from .windows import DAY, UTC_ZONE, Window, midnight
 
 logger = structlog.get_logger(__name__)
@@ -89,7 +89,9 @@ def _roll_up_some() -> Run:
             storage.summarise(cursor, span.start, span.end)
             # Reads the touched days by the BRIN index on batch_id.
             days = local_days(span, zones_in_force())
-            collect(cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, days)
+            collect(
+                cursor, span, "e.batch_id = ANY(%(batches)s)", {"batches": ids}, days, minutes_horizon(timezone.now())
+            )
             for rollup in ROLLUPS:
                 if rollup.kept is Kept.DAYS:
                     cursor.execute(rollup.add())
@@ -155,7 +157,8 @@ def collect_window(
     """
     condition = f"{ROLLED_UP} AND (%(org_id)s::uuid IS NULL OR e.org_id = %(org_id)s)"
     span = Window(window.start - DAY, window.end + DAY)
-    collect(cursor, span, condition, {"org_id": org_id}, local_days(span, zones))
+    days = local_days(span, zones)
+    collect(cursor, span, condition, {"org_id": org_id}, days, minutes_horizon(timezone.now()))
 
 
 def rows_of(rollup: Rollup, window: Window, org_id: uuid.UUID | None) -> tuple[str, list[Any]]:
@@ -244,7 +247,8 @@ def _adopt(cursor: CursorWrapper, org: Org) -> None:
     _remake(cursor, org.pk, span.after(first), {org.pk: org.zone}, (DAILY_LOCAL, CLIENTS, OUTCOMES))
     between = LocalDay(org.pk, org.time_zone, first_day - DAY, final_at, midnight(first_day, org.zone))
     condition = f"{ROLLED_UP} AND e.org_id = %(org_id)s"
-    collect(cursor, Window(between.start, between.end), condition, {"org_id": org.pk}, [between])
+    span = Window(between.start, between.end)
+    collect(cursor, span, condition, {"org_id": org.pk}, [between], minutes_horizon(timezone.now()))
     cursor.execute(f"INSERT INTO usage_daily ({DAILY_LOCAL.columns}) {DAILY_LOCAL.rows_of_delta()}")
 
 

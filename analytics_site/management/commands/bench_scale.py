@@ -20,6 +20,7 @@ from django.db import connection
 from django.test import override_settings
 from django.utils import timezone
 
+from analytics_site.measuring import door_client, timed
 from analytics_site.rig import scratch_database
 from ingestion import storage
 from ingestion.maintenance import carry_out
@@ -31,7 +32,7 @@ from usage.retention import steps
 from usage.rollups import roll_up
 from usage.windows import DAY, floor_hour
 
-from .bench import MODELS_OF_AN_ORG, NO_CACHE, Traffic, ask, conditions, door_client, timed
+from .bench import MODELS_OF_AN_ORG, NO_CACHE, Traffic, ask, conditions
 
 DAYS = 30
 ORGS = (50, 600)  # of the small and of the large one: rollup rows grow with the orgs, by more than ten times
