@@ -214,7 +214,7 @@ def test_an_incident_is_told_in_words(org: Org) -> None:
     assert "Client web: 80.0%" in html
     assert "Client batch" not in html
     assert "No code told: 60.0%" in html
-    assert "31 calls of 100 failed; the failed ones used 12.3\N{NO-BREAK SPACE}k tokens and cost $12.35." in html
+    assert "31 calls of 100 failed; the failed ones used 12.3\N{NO-BREAK SPACE}k tokens and cost $12.34." in html
     assert "Error rate above 5 % for 5 minutes" in html
     assert "p95 latency above 2 s for 10 minutes" in html
     assert "Ongoing" not in html

@@ -63,7 +63,8 @@ def test_nothing_at_all_is_a_chart_too() -> None:
 
 @pytest.mark.parametrize(
     ("ms", "text"),
-    [(None, "–"), (0, "0 ms"), (999.4, "999 ms"), (999.6, "1.00 s"), (4123, "4.12 s"), (30_000, "30.0 s"), (86_400_000, "86,400 s")],
+    [(None, "–"), (0, "0 ms"), (999.4, "999 ms"), (999.6, "1.00 s"), (4123, "4.12 s"), (30_000, "30.0 s"),
+     (86_400_000, "86,400 s")],
 )  # fmt: skip
 def test_latencies_are_read_in_one_unit(ms: float | None, text: str) -> None:
     assert latency(ms).replace("\N{NO-BREAK SPACE}", " ") == text
@@ -77,7 +78,9 @@ def test_latencies_of_an_axis_are_of_one_unit(ms: int, step: int, text: str) -> 
     assert round_latency(Decimal(ms), Decimal(step)).replace("\N{NO-BREAK SPACE}", " ") == text
 
 
-@pytest.mark.parametrize(("now", "before", "text"), [(0.05, 0.02, "+3.0 points"), (0, 0.5, "−50.0 points"), (0.1, 0.1, "±0.0 points")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("now", "before", "text"), [(0.05, 0.02, "+3.0 points"), (0, 0.5, "−50.0 points"), (0.1, 0.1, "±0.0 points")]
+)
 def test_shares_change_by_points(now: float, before: float, text: str) -> None:
     assert points(now, before) == text
 
