@@ -9,11 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ingestion.metrics import StreamState
+from reliability.metrics import ReliabilityState
 
 logger = structlog.get_logger(__name__)
 
 _STATE = CollectorRegistry(auto_describe=False)
 _STATE.register(StreamState())
+_STATE.register(ReliabilityState())
 
 
 def export(request: HttpRequest) -> HttpResponse:

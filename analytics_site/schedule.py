@@ -21,6 +21,8 @@ def entries() -> list[Entry]:
     return [
         Entry("Roll up new events", "usage.tasks.roll_up", timedelta(seconds=settings.ROLLUP_INTERVAL)),
         Entry("Close hours that are over", "usage.tasks.close_hours", timedelta(minutes=1)),
+        Entry("Look for incidents", "reliability.tasks.watch", timedelta(minutes=1)),
+        Entry("Forget old incidents", "reliability.tasks.forget_incidents", timedelta(days=1)),
         Entry("Verify the latest days", "usage.tasks.verify", timedelta(days=1)),
         Entry("Make partitions ahead", "ingestion.tasks.prepare_storage", timedelta(hours=6)),
         Entry("Settle and drop what is old", "usage.tasks.maintain", timedelta(days=1)),

@@ -123,6 +123,9 @@ RABBITMQ_STREAM_PARTITIONS = ENVIRONMENT.read(
 RABBITMQ_STREAM_MAX_BYTES = ENVIRONMENT.read(
     "RABBITMQ_STREAM_MAX_BYTES", PositiveInt, 20 * 1024**3, "bytes, 1 or more; of a stream that is declared here"
 )
+RELIABILITY_GAUGES = ENVIRONMENT.read(
+    "RELIABILITY_GAUGES", NotNegativeInt, 50, "how many orgs, and how many models of theirs, have gauges; 0 for none"
+)
 METRICS_PORT = ENVIRONMENT.read("METRICS_PORT", Port, 9108, "a TCP port, 1 to 65535")
 Currency = Literal[
     "USD", "EUR", "GBP", "CHF", "CAD", "AUD", "NZD", "SEK", "NOK", "DKK", "PLN", "CZK", "INR", "BRL", "MXN", "SGD", "HKD", "ZAR"

@@ -17,6 +17,7 @@ class Lock(enum.IntEnum):
     STREAM = 4  # who reads a stream, by its name
     STREAM_WORKER = 5  # shared by the workers that are there to read a stream, by its name
     MAINTENANCE = 6  # who settles and drops what is old
+    WATCH = 7  # who looks for incidents
 
 
 def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False, seconds: float | None = None) -> None:

@@ -40,6 +40,7 @@ MAX_SERIES_POINTS = 50_000  # buckets × models of one answer: about 10 MB of JS
 MAX_PAGE_ROWS = 200  # rows of one table on a page; the CSV has all
 DEFAULT_INCIDENT_ROWS = 10_000  # of an incident CSV where no limit is asked for
 MAX_INCIDENT_ROWS = 5_000_000  # about 1 GB of CSV, streamed
+MAX_INCIDENTS = 1_000  # of one answer: with their causes about 1 MB
 MAX_ADMIN_COUNT = 10_000  # rows an admin list counts; beyond, it says "more"
 
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ readers of streams each time, so that a stopped rollup or a stopped reader is no
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -113,6 +113,25 @@ def _lag(org_id: uuid.UUID) -> timedelta:
     now = timezone.now()
     since = [at for at in (_waiting_since(org_id), read_up_to()) if at is not None]
     return max(timedelta(), now - min(since)) if since else timedelta()
+
+
+def complete_up_to(now: datetime) -> datetime:
+    """Up to when all that was sent is counted, of every org. Uses batches_not_rolled_up."""
+    oldest: datetime | None = Batch.objects.filter(rolled_up_at=None).aggregate(oldest=Min("completed_at"))["oldest"]
+    return min([now, *(at for at in (oldest, read_up_to()) if at is not None)])
+
+
+def lags(org_ids: Collection[uuid.UUID], now: datetime) -> dict[uuid.UUID, float]:
+    """The lag of each of some orgs, in seconds. Uses batches_not_rolled_up."""
+    since: dict[uuid.UUID, datetime] = {}
+    for touched, completed_at in Batch.objects.filter(rolled_up_at=None).values_list("org_ids", "completed_at"):
+        for org_id in touched:
+            since[org_id] = min(completed_at, since.get(org_id, completed_at))
+    everyone = read_up_to()
+    return {
+        org_id: max(0.0, (now - min(at for at in (since.get(org_id), everyone, now) if at is not None)).total_seconds())
+        for org_id in org_ids
+    }
 
 
 def entries(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> list[Entry]:

@@ -13,7 +13,7 @@ from ingestion.models import Status
 from orgs.models import Org
 
 from .models import REST
-from .series import PART_NAMES, Group, Point, Question, Unanswerable, zone_of
+from .series import PART_NAMES, Group, Key, Question, Unanswerable, zone_of
 from .windows import LAST_YEAR, UTC_ZONE, Granularity, Window, utc
 
 Choice = TypeVar("Choice", bound=str)
@@ -120,9 +120,9 @@ def read_question(
     return question, values
 
 
-def part_of(point: Point, group: Group) -> dict[str, Any]:
-    """What a point is the figures of. Null where no client or error code was told, and where it is the rest together."""
-    name, key = PART_NAMES[group], point.key
+def part_of(key: Key, group: Group) -> dict[str, Any]:
+    """What figures are of. Null where no client or error code was told, and where it is the rest together."""
+    name = PART_NAMES[group]
     if group is Group.STATUS:
         return {name: Status(key).label}
     if group is Group.MODEL:

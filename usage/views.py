@@ -113,7 +113,7 @@ class UsageView(APIView):
                 "orgId": org_id,
                 "granularity": question.granularity,
                 "series": [
-                    {"bucketStart": point.bucket_start, **part_of(point, question.group), **_figures(point)}
+                    {"bucketStart": point.bucket_start, **part_of(point.key, question.group), **_figures(point)}
                     for point in series
                 ],
                 "totals": _figures(total(series)),

@@ -147,6 +147,8 @@ def test_everything_periodic_is_in_the_schedule() -> None:
     assert found == {
         "usage.tasks.roll_up": timedelta(seconds=settings.ROLLUP_INTERVAL),
         "usage.tasks.close_hours": timedelta(minutes=1),
+        "reliability.tasks.watch": timedelta(minutes=1),
+        "reliability.tasks.forget_incidents": timedelta(days=1),
         "usage.tasks.verify": timedelta(days=1),
         "ingestion.tasks.prepare_storage": timedelta(hours=6),
         "ingestion.tasks.rotate_ledger": timedelta(hours=1),

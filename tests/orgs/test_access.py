@@ -44,6 +44,7 @@ READS = (
     Route("GET", f"{ORG}/usage", Scope.USAGE_READ),
     Route("GET", f"{ORG}/freshness", Scope.USAGE_READ),
     Route("GET", f"{ORG}/reliability", Scope.RELIABILITY_READ),
+    Route("GET", f"{ORG}/reliability/incidents", Scope.RELIABILITY_READ),
     Route("GET", f"{ORG}/reliability/incident.csv", Scope.RELIABILITY_READ),
 )
 SEND = Route("POST", f"{ORG}/events", Scope.EVENTS_WRITE)
