@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from django.urls import reverse
 
+from orgs.limits import MAX_INCIDENTS
 from orgs.templatetags.moments import zone_label
 from usage.display import Cell, SeriesRow, SeriesTable, Total, paged, span_text
 from usage.filters import Filters
@@ -34,7 +35,7 @@ from usage.windows import DAY, HOUR
 from .conditions import Condition
 from .detection import Measure
 from .models import Blame, Incident
-from .overview import MAX_INCIDENTS, MINUTE, Outcomes, Overview
+from .overview import MINUTE, Outcomes, Overview
 from .views import PERCENTILES
 
 MAX_ROWS = 20  # of the lists that are not the series

@@ -10,26 +10,25 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Protocol, TypeVar
 
-from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from orgs.models import Org
 from usage.filters import Filters
 from usage.histogram import Histogram, merge, percentiles
-from usage.minutes import minutes
 from usage.overview import models_of, names_of
+from usage.recent import minutes
 from usage.retention import minutes_horizon
 from usage.series import Figures, Group, Key, Question, Unanswerable, points
 from usage.timeline import UNITS, Timeline
 from usage.windows import HOUR, Granularity, Window, buckets
 
 from . import exact
+from .incidents import incidents_of
 from .models import Incident
 from .views import PERCENTILES
 
 MINUTE = timedelta(minutes=1)
 MINUTES_UP_TO = timedelta(hours=6)
-MAX_INCIDENTS = 200  # of one page
 _NO_HISTOGRAM: Histogram = ((), ())
 K = TypeVar("K", bound=Hashable)
 
@@ -144,7 +143,7 @@ def read(org: Org, filters: Filters) -> Overview:
     window, unit = _buckets_of(filters)
     _check(filters, window)
     parts = _minutes(org, filters, window) if unit < HOUR else _points(org, filters)
-    incidents = list(_incidents(org, filters, window)[: MAX_INCIDENTS + 1])
+    incidents = incidents_of(org, window, filters.model)
     found = Overview(org, filters, window, unit, parts, incidents)
     return replace(found, names=names_of(_models_named(found)))
 
@@ -177,13 +176,6 @@ def _points(org: Org, filters: Filters) -> list[Part]:
         for point in points(question, histograms=True)
         if isinstance(point.key, uuid.UUID)
     ]
-
-
-def _incidents(org: Org, filters: Filters, window: Window) -> QuerySet[Incident]:
-    """Those of a window, latest first. Of one model also those of all together."""
-    meanwhile = Q(started_at__lt=window.end) & (Q(ended_at__gt=window.start) | Q(is_open=True))
-    of_model = Q(model_id=filters.model) | Q(model_id=None) if filters.model else Q()
-    return Incident.objects.filter(meanwhile & of_model, org=org)
 
 
 def _models_named(found: Overview) -> set[uuid.UUID]:
