@@ -29,5 +29,6 @@ urlpatterns = [
     path("metrics", metrics.export, name="metrics"),
     path("", include("orgs.page_urls")),
     path("", include("usage.page_urls")),
+    path("", include("reliability.page_urls")),
     path("", include("exports.page_urls")),
 ]

@@ -62,7 +62,7 @@
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     // Signed out meanwhile, or an error page: go there, instead of taking a piece of it that it does not have.
-    if (!event.detail.serverResponse.includes('id="usage"')) {
+    if (!event.detail.serverResponse.includes('id="figures"')) {
       event.detail.shouldSwap = false;
       window.location.assign(event.detail.pathInfo.finalRequestPath);
     }
@@ -70,7 +70,7 @@
   document.addEventListener("htmx:sendError", (event) => window.location.assign(event.detail.pathInfo.finalRequestPath));
   document.addEventListener("htmx:afterSettle", () => {
     prepare(document);
-    const figures = byId("usage");
+    const figures = byId("figures");
     if (figures) byId("announcement").textContent = figures.dataset.says;
   });
 

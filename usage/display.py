@@ -1,15 +1,16 @@
 """An overview as a page shows it: cells with a text, the exact value, and a title that says what it counts."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
+from typing import TypeVar
 
 from orgs.limits import MAX_PAGE_ROWS
 from orgs.templatetags.moments import moment_text, zone_label
 
-from .charts import MAX_BARS, Chart, stacked, top_series
+from .charts import Chart, stacked, top_series
 from .filters import Filters
 from .formatting import (
     NOTHING,
@@ -25,11 +26,14 @@ from .formatting import (
     short,
 )
 from .freshness import Entry, Status
-from .overview import Overview, PartFigures
+from .overview import Overview, PartFigures, Row
 from .series import Figures, Key
-from .windows import DAY, Granularity, Window, local_day, midnight
+from .timeline import UNITS as UNITS_OF_TIME
+from .timeline import Timeline, bucket_namer
+from .windows import DAY, Window, local_day, midnight
 
 Amount = Callable[[Figures], Decimal | int]
+R = TypeVar("R")
 
 AMOUNTS: dict[str, Amount] = {
     "spend": lambda f: f.cost_cents,
@@ -37,7 +41,6 @@ AMOUNTS: dict[str, Amount] = {
     "tokens": lambda f: f.input_tokens + f.output_tokens,
 }
 UNITS = {"spend": "Spend", "invocations": "Calls", "tokens": "Tokens"}
-MAX_TIME_LABELS = 8
 
 
 @dataclass(frozen=True)
@@ -264,32 +267,37 @@ class SeriesTable:
 
 
 def series_table(overview: Overview) -> SeriesTable:
-    filters, rows = overview.filters, overview.rows
+    filters = overview.filters
+    name = bucket_namer(filters.window, UNITS_OF_TIME[filters.grain], filters.zone)
+    ends = {bucket.start: bucket.end for bucket in overview.buckets}
+
+    def drawn(row: Row) -> SeriesRow:
+        return SeriesRow(
+            name(row.bucket_start),
+            row.bucket_start.astimezone(filters.zone).isoformat(),
+            ends[row.bucket_start] > filters.now,
+            overview.name_of(row.key),
+            [
+                Cell.spend(row.figures),
+                Cell.count(row.figures.invocations),
+                Cell.count(row.figures.input_tokens),
+                Cell.count(row.figures.output_tokens),
+                Cell.count(row.figures.failures),
+                Cell.count(row.figures.unpriced_invocations),
+            ],
+        )
+
+    return paged(overview.rows, filters, drawn)
+
+
+def paged(rows: Sequence[R], filters: Filters, drawn: Callable[[R], SeriesRow]) -> SeriesTable:
+    """The page of a series that is asked for, or the last one."""
     pages = max(1, -(-len(rows) // MAX_PAGE_ROWS))
     page = min(filters.page, pages)
     first = (page - 1) * MAX_PAGE_ROWS
-    shown = rows[first : first + MAX_PAGE_ROWS]
-    name = _bucket_namer(filters)
-    ends = {bucket.start: bucket.end for bucket in overview.buckets}
-    when = {start: name(start) for start in {row.bucket_start for row in shown}}
+    shown = [drawn(row) for row in rows[first : first + MAX_PAGE_ROWS]]
     return SeriesTable(
-        rows=[
-            SeriesRow(
-                when[row.bucket_start],
-                row.bucket_start.astimezone(filters.zone).isoformat(),
-                ends[row.bucket_start] > filters.now,
-                overview.name_of(row.key),
-                [
-                    Cell.spend(row.figures),
-                    Cell.count(row.figures.invocations),
-                    Cell.count(row.figures.input_tokens),
-                    Cell.count(row.figures.output_tokens),
-                    Cell.count(row.figures.failures),
-                    Cell.count(row.figures.unpriced_invocations),
-                ],
-            )
-            for row in shown
-        ],
+        rows=shown,
         first=first + 1,
         last=first + len(shown),
         count=len(rows),
@@ -298,87 +306,32 @@ def series_table(overview: Overview) -> SeriesTable:
     )
 
 
-def _bucket_namer(filters: Filters) -> Callable[[datetime], str]:
-    """How a bucket is written. Where clocks change within the range, hours carry the name of their time."""
-    zone, window = filters.zone, filters.window
-    if filters.grain is Granularity.DAY:
-        return lambda start: f"{start.astimezone(zone):%a %-d %b %Y}"
-    changes = window.start.astimezone(zone).utcoffset() != window.end.astimezone(zone).utcoffset()
-
-    def name(start: datetime) -> str:
-        local = start.astimezone(zone)
-        return f"{local:%a %-d %b %Y, %H:%M}" + (f" {zone_label(local)}" if changes else "")
-
-    return name
-
-
 # ── The chart ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def chart(overview: Overview) -> tuple[Chart, dict[Key, str], bool]:
     """The chart, the colour of each part of it, and whether its bars are longer than the buckets asked for."""
     filters, amount = overview.filters, AMOUNTS[overview.filters.measure]
-    bars, is_coarser = _bars(overview)
-    place = {bucket.start: n for n, bar in enumerate(bars) for bucket in bar}
-    windows = [Window(bar[0].start, bar[-1].end) for bar in bars]
-    amounts: dict[Key, list[Decimal | int]] = {part.key: [0] * len(bars) for part in overview.parts}
+    timeline = Timeline(overview.buckets, UNITS_OF_TIME[filters.grain], filters.zone)
+    count = len(timeline.bars)
+    amounts: dict[Key, list[Decimal | int]] = {part.key: [0] * count for part in overview.parts}
     for point in overview.points:
-        amounts[point.key][place[point.bucket_start]] += amount(point)
+        amounts[point.key][timeline.place[point.bucket_start]] += amount(point)
     series, colours = top_series(amounts, overview.name_of, "client" if overview.is_by_client else "model")
     is_spend = filters.measure == "spend"
     text: Callable[..., str] = money if is_spend else grouped
-    is_hourly = filters.grain is Granularity.HOUR and not is_coarser
-    unfinished = {n for n, window in enumerate(windows) if window.start <= filters.now < window.end}
+    unfinished = timeline.unfinished(filters.now)
     says = []
-    for n, window in enumerate(windows):
+    for n in range(count):
         parts = [(one.name, one.amounts[n]) for one in series if one.amounts[n]]
-        lines = [_bar_name(window, filters, is_hourly) + (" (not over yet)" if n in unfinished else "")]
+        lines = [timeline.name(n) + (" (not over yet)" if n in unfinished else "")]
         lines.append(f"{UNITS[filters.measure]}: {text(sum((value for _, value in parts), Decimal(0)))}")
         if len(series) > 1:
             lines += [f"{name}: {text(value)}" for name, value in parts]
         says.append("\n".join(lines))
-    labels = _time_labels(windows, filters, is_hourly)
     label = round_money if is_spend else round_number
-    drawn = stacked(series, says, labels, unfinished, label, Decimal(0) if is_spend else Decimal(1))
-    return drawn, colours, is_coarser
-
-
-def _bars(overview: Overview) -> tuple[list[list[Window]], bool]:
-    """The buckets of each bar: one, or, where there are too many, those of a day or of a month."""
-    zone = overview.filters.zone
-    if len(overview.buckets) <= MAX_BARS:
-        return [[bucket] for bucket in overview.buckets], False
-    by_day: dict[object, list[Window]] = {}
-    for bucket in overview.buckets:
-        by_day.setdefault(local_day(bucket.start, zone), []).append(bucket)
-    if len(by_day) <= MAX_BARS:
-        return list(by_day.values()), True
-    by_month: dict[object, list[Window]] = {}
-    for bucket in overview.buckets:
-        by_month.setdefault(local_day(bucket.start, zone).replace(day=1), []).append(bucket)
-    return list(by_month.values()), True
-
-
-def _bar_name(window: Window, filters: Filters, is_hourly: bool) -> str:
-    start, end = window.start.astimezone(filters.zone), window.end.astimezone(filters.zone)
-    if is_hourly:
-        return f"{start:%a %-d %b %Y, %H:%M}–{end:%H:%M} {zone_label(start)}"
-    return f"{start:%a %-d %b %Y}" if window.end - window.start < 2 * DAY else f"{start:%B %Y}"
-
-
-def _time_labels(windows: list[Window], filters: Filters, is_hourly: bool) -> dict[int, str]:
-    """At most `MAX_TIME_LABELS` names along the axis: of hours, or of the first bar of a day or month."""
-    starts = [window.start.astimezone(filters.zone) for window in windows]
-    if not is_hourly:
-        is_monthly = bool(windows) and windows[0].end - windows[0].start >= 2 * DAY
-        step = -(-len(starts) // MAX_TIME_LABELS)
-        form = "%b %Y" if is_monthly else "%-d %b"
-        return {n: starts[n].strftime(form) for n in range(0, len(starts), max(1, step))}
-    if len(starts) <= 30:
-        return {n: f"{start:%H:%M}" for n, start in enumerate(starts) if start.hour % 3 == 0}
-    mornings = [n for n, start in enumerate(starts) if start.hour == 0]
-    step = max(1, -(-len(mornings) // MAX_TIME_LABELS))
-    return {n: f"{starts[n]:%-d %b}" for n in mornings[::step]}
+    drawn = stacked(series, says, timeline.labels, unfinished, label, Decimal(0) if is_spend else Decimal(1))
+    return drawn, colours, timeline.is_coarser
 
 
 # ── Time ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -63,6 +63,7 @@ class Filters:
     group: str = "model"
     sort: str = "-spend"
     page: int = 1
+    exact: str = ""  # "1": percentiles of the calls themselves too
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -128,6 +129,13 @@ class Filters:
         return "?" + urlencode(kept)
 
     @property
+    def carried(self) -> str:
+        """What the other page of the same figures takes over: the range, its steps and the model."""
+        own = {f.name: f.default for f in _STATE if f.name in ("measure", "group", "sort", "exact")}
+        query = self.link(**own)
+        return "" if query == "?" else query
+
+    @property
     def first_day(self) -> str:
         """The start as a date or date-time input shows it."""
         if self.range == "custom" and self.start:
@@ -179,6 +187,7 @@ def read(query: Mapping[str, str], zone: ZoneInfo, now: datetime) -> Filters:
         measure=choice("measure", MEASURES, "spend"),
         group=choice("group", GROUPS, "model"),
         sort=choice("sort", [*SORTS, *(f"-{name}" for name in SORTS)], "-spend"),
+        exact=choice("exact", ("", "1"), ""),
         page=max(1, int(page)) if page.isascii() and page.isdecimal() and len(page) < 7 else 1,
         errors=errors,
     )

@@ -88,3 +88,32 @@ def lag(seconds: int) -> str:
 
 def calls(number: int) -> str:
     return f"{number:,} call{'' if number == 1 else 's'}"
+
+
+def points(now: float, before: float) -> str:
+    """The change of a share, in percentage points."""
+    difference = round(100 * (now - before), 1)
+    if not difference:
+        return "±0.0 points"
+    return f"{'+' if difference > 0 else '−'}{abs(difference):.1f} points"
+
+
+def latency(ms: float | None) -> str:
+    """640 ms, 4.12 s: no more digits than are known of an approximate one."""
+    if ms is None:
+        return NOTHING
+    if round(ms) < 1000:
+        return f"{ms:.0f}\N{NO-BREAK SPACE}ms"
+    seconds = ms / 1000
+    return f"{seconds:,.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}\N{NO-BREAK SPACE}s"
+
+
+def round_latency(ms: Decimal, step: Decimal) -> str:
+    """A latency on an axis, all of one unit."""
+    if step < 500:
+        return f"{ms.normalize():,f}\N{NO-BREAK SPACE}ms"
+    return f"{(ms / 1000).normalize():,f}\N{NO-BREAK SPACE}s"
+
+
+def round_percentage(percent: Decimal, step: Decimal) -> str:
+    return f"{percent.normalize():f}%"

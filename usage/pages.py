@@ -25,31 +25,56 @@ from .series import Unanswerable, zone_of
 def usage(request: HttpRequest, org: Org) -> HttpResponse:
     """What an org used and spent; the query string is the state."""
     asked = filters.read(request.GET, zone_of(org), timezone.now())
-    context = frame(request, org, "usage") | _around(org, asked)
+    context = frame(request, org, "usage") | around(org, asked) | _choices(asked)
     if asked.errors:
-        return _refused(request, org, context, asked.errors)
+        return _refused(request, context | refusal(org, asked.errors))
     try:
         found = overview.read(org, asked)
     except Unanswerable as error:
-        return _refused(request, org, context, {error.field: str(error)})
+        return _refused(request, context | refusal(org, {error.field: str(error)}))
     return render(request, "usage/usage.html", context | _figures(found))
 
 
-def _around(org: Org, asked: filters.Filters) -> dict[str, Any]:
-    """What the page shows whether or not the question has an answer."""
+def around(org: Org, asked: filters.Filters) -> dict[str, Any]:
+    """What a page of figures shows whether or not the question has an answer."""
     entry = freshness.overall(org.pk)
     return {
         "filters": asked,
+        "carried": asked.carried,
         "ranges": filters.RANGES,
         "granularities": filters.GRANULARITIES,
-        "measures": [(asked.link(measure=key), name, key) for key, name in filters.MEASURES.items()],
-        "kinds": [(asked.link(group=key, sort="-spend"), name, key) for key, name in filters.KINDS.items()],
-        "groups": [(asked.link(group=key), name, key) for key, name in _groups(asked)],
         "span": display.span_text(asked.window, asked),
         "zone": display.zone_text(asked),
         "freshness": display.freshness_note(entry, asked),
         "is_new": entry.last_event_at is None,
         "last_event": moment_text(entry.last_event_at, asked.zone) if entry.last_event_at else "",
+        "month_link": asked.link(range="30d", exact=""),
+    }
+
+
+def named(names: dict[uuid.UUID, str], asked: filters.Filters) -> dict[str, Any]:
+    """The models to choose from, and the one that was chosen."""
+    return {
+        "models": _by_name(names),
+        "model_name": names[asked.model] if asked.model else "",
+        "clear_model": asked.link(model=None),
+    }
+
+
+def refusal(org: Org, errors: Mapping[str, str]) -> dict[str, Any]:
+    """The models, so that the form stands again, and what is wrong beside it."""
+    names = {"start": "The start", "end": "The end", "model": "The model"}
+    said = [f"{names.get(field, field.capitalize())} {message}." for field, message in errors.items()]
+    return {"models": _by_name(overview.names_of(overview.models_of(org))), "errors": said}
+
+
+def _choices(asked: filters.Filters) -> dict[str, Any]:
+    """What else the usage page can show, and what its form keeps of that."""
+    return {
+        "measures": [(asked.link(measure=key), name, key) for key, name in filters.MEASURES.items()],
+        "kinds": [(asked.link(group=key, sort="-spend"), name, key) for key, name in filters.KINDS.items()],
+        "groups": [(asked.link(group=key), name, key) for key, name in _groups(asked)],
+        "kept": [("measure", asked.measure), ("group", asked.group), ("sort", asked.sort)],
     }
 
 
@@ -61,13 +86,9 @@ def _groups(asked: filters.Filters) -> list[tuple[str, str]]:
 
 def _figures(found: overview.Overview) -> dict[str, Any]:
     asked = found.filters
-    links = {
-        "models": _by_name(found.names),
-        "model_name": found.name_of(asked.model),
-        "clear_model": asked.link(model=None),
-    }
+    links = named(found.names, asked)
     if not found.points:
-        return links | {"first_event": first_event(found.org, "YOUR_API_KEY"), "month_link": asked.link(range="30d")}
+        return links | {"first_event": first_event(found.org, "YOUR_API_KEY")}
     chart, colours, is_coarser = display.chart(found)
     return links | {
         "has_figures": True,
@@ -90,9 +111,5 @@ def _by_name(names: dict[uuid.UUID, str]) -> list[tuple[uuid.UUID, str]]:
     return sorted(names.items(), key=lambda item: item[1].casefold())
 
 
-def _refused(request: HttpRequest, org: Org, context: dict[str, Any], errors: Mapping[str, str]) -> HttpResponse:
-    """The form again, with what is wrong beside it."""
-    names = {"start": "The start", "end": "The end", "model": "The model"}
-    said = [f"{names.get(field, field.capitalize())} {message}." for field, message in errors.items()]
-    models = _by_name(overview.names_of(overview.models_of(org)))
-    return render(request, "usage/usage.html", context | {"models": models, "errors": said}, status=400)
+def _refused(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
+    return render(request, "usage/usage.html", context, status=400)

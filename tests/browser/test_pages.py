@@ -20,6 +20,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from analytics_site.rig import free_port
 from orgs.models import ApiKey, Invitation, Membership, Org, Role, User
+from reliability.models import Incident
 from tests.browser.conftest import Open, keep
 from tests.factories import MODEL, OTHER_MODEL, ingest, make_event, make_model, make_org, make_user
 from usage.rollups import roll_up
@@ -51,6 +52,12 @@ def org() -> Org:
         ]
     )
     roll_up()
+    Incident.objects.create(
+        org=org, model_id=MODEL, measure="errorRate", started_at=now - timedelta(hours=8), ended_at=now - timedelta(hours=6),
+        observed=0.31, normal=0.012, score=40, invocations=100, failures=31, failed_tokens=12_345,
+        failed_cost_cents=Decimal("1234.5"), conditions=["errorRate"],
+        causes={"models": [], "clients": [], "errorCodes": [{"name": "", "share": 0.9, "bad": 30, "expected": 1}]},
+    )  # fmt: skip
     make_user("owner@example.com", org)
     make_user("viewer@example.com", org, Role.VIEWER)
     ApiKey.issue(org=org, name="gateway", scopes=["analytics:events:write"])
@@ -93,6 +100,11 @@ SIGNED_IN = {
     "usage-hours": "/orgs/acme/usage/?range=24h&measure=tokens&group=none",
     "usage-model": f"/orgs/acme/usage/?range=30d&model={OTHER_MODEL}",
     "usage-empty": "/orgs/empty/usage/",
+    "reliability": "/orgs/acme/reliability/",
+    "reliability-hours": "/orgs/acme/reliability/?range=24h",
+    "reliability-model": f"/orgs/acme/reliability/?range=30d&model={OTHER_MODEL}",
+    "reliability-empty": "/orgs/empty/reliability/",
+    "reliability-refused": "/orgs/acme/reliability/?exact=1",
     "usage-refused": "/orgs/acme/usage/?range=custom&start=2026-01-02&end=2026-01-01",
     "settings": "/orgs/acme/settings/",
     "orgs": "/orgs/",
@@ -153,6 +165,14 @@ def test_nothing_complains_under_the_policy(open_page: Open, live_server: LiveSe
     page.wait_for_url("**/usage/")
     page.hover(".slot >> nth=-1")
     expect(page.locator(".tip")).to_be_visible()
+    page.click("label[for=range-24h]")
+    page.wait_for_url("**/usage/?range=24h")
+    page.click("#sections >> text=Reliability")  # the link follows the range
+    page.wait_for_url("**/reliability/?range=24h")
+    page.click("#models >> text=Birch Mini")
+    page.wait_for_url(f"**/reliability/?range=24h&model={OTHER_MODEL}")
+    page.hover("#figures .slot >> nth=-1")
+    expect(page.locator(".tip:visible")).to_have_count(1)
     assert page.complaints == []  # type: ignore[attr-defined]
 
 
@@ -241,6 +261,20 @@ def test_everything_works_by_keyboard(open_page: Open, live_server: LiveServer, 
     was_open = page.get_attribute("#series", "open") is not None
     page.keyboard.press("Enter")
     assert (page.get_attribute("#series", "open") is not None) != was_open
+    # The other page of the same figures: its range and model stay, each chart is one stop.
+    page.goto(live_server.url + "/orgs/acme/usage/?range=30d")
+    press_until(page, "#sections a[href*=reliability]")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/reliability/?range=30d")
+    for said in ("Error rate", "p95"):
+        press_until(page, ".slot")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator(".tip:visible")).to_contain_text(said)
+        page.keyboard.press("Tab")
+        expect(page.locator(".slot:focus")).to_have_count(0)
+    press_until(page, "#incidents a[href*='range=custom']")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/reliability/?range=custom**")
     # Settings: create a key, revoke it, change a role.
     page.goto(live_server.url + "/orgs/acme/settings/")
     press_until(page, "#key-name")
