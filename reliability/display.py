@@ -38,6 +38,7 @@ from .models import Blame, Incident
 from .overview import MINUTE, Outcomes, Overview
 from .views import PERCENTILES
 
+STANDS_OUT = 0.4  # of the bad calls beyond the usual: a likely cause has at least this part
 MAX_ROWS = 20  # of the lists that are not the series
 PADDING = timedelta(minutes=30)  # on both sides of an incident that is looked at closely
 _EXPLAINED = {
@@ -248,15 +249,15 @@ def _rate(share: float) -> str:
 
 
 def _causes(incident: Incident, overview: Overview) -> list[str]:
-    """The one of each kind that explains most."""
+    """The one of each kind that explains most, where it stands out."""
     bad = "slow" if incident.measure == Measure.P95 else "failed"
     found = []
     for kind in ("models", "clients", "errorCodes"):
         blames: list[Blame] = incident.causes.get(kind, [])
-        if blames:
+        if blames and blames[0]["share"] >= STANDS_OUT:
             share = percentage(Decimal(str(blames[0]["share"])), 1)
             found.append(f"{_blamed(kind, blames[0]['name'], overview)}: {share} of the {bad} calls beyond the usual")
-    return found
+    return found or ["No model, client or error code stands out."]
 
 
 def _blamed(kind: str, name: str, overview: Overview) -> str:

@@ -36,7 +36,7 @@ from usage.histogram import merge
 
 ALL = "all"
 LAST_DAY = FIRST_DAY + LOOKBACK
-BUSY, QUIET, MONTH = 100.0, 1.0, 7.0  # calls a minute
+BUSY, QUIET, MONTH = 100.0, 1.0, 10.0  # calls a minute
 PROCESSES = 2
 
 
