@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint bench bench-stream bench-scale crashtest lock clean
+.PHONY: demo run test check lint bench bench-stream bench-scale crashtest scenarios lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -47,6 +47,9 @@ bench-scale: .venv/dev
 crashtest: export LOG_LEVEL ?= WARNING
 crashtest: .venv/dev
 	@$(BIN)/python manage.py crashtest $(ARGS)
+
+scenarios: .venv/dev
+	@$(BIN)/python manage.py scenarios $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The built-in sample: a few hours of three invented orgs, as messages."""
+"""The built-in sample: a few hours of three invented orgs, as messages; in one of them, a quarter of an hour of trouble."""
 
 import math
 import uuid
@@ -8,10 +8,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from .invented import NAMESPACE, ORGS, dice, latency_ms, model_of, org_index, outcome_of
+from .invented import MODELS, NAMESPACE, ORGS, dice, latency_ms, model_of, org_index, outcome_of
 
 HOURS = 6
 CALLS_AN_HOUR = 1_500
+# In one hour of each sample, Willow Code is overloaded for a while.
+TROUBLED = MODELS[2]
+TROUBLE = (timedelta(minutes=20), timedelta(minutes=35))
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Sample:
             throw = dice(f"{start.isoformat()}/{number}")
             model = model_of(throw)
             status, error_code = outcome_of(throw)
+            moment = start + timedelta(hours=1) * (number / calls)
+            is_in_trouble = start.hour % HOURS == 0 and TROUBLE[0] <= moment - start < TROUBLE[1]
+            if is_in_trouble and model is TROUBLED and throw[8] % 4 != 0:
+                status, error_code = "error", "overloaded"
             inputs = 100 + int.from_bytes(throw[3:5]) % 4_000
             outputs = 0 if status != "success" else 5 + int.from_bytes(throw[5:7]) % 400
             yield msgspec.json.encode(
@@ -46,7 +53,7 @@ class Sample:
                     "orgId": self.org_id(org_index(number)),
                     "modelId": model.id,
                     "clientId": f"client-{throw[2] % 8}",
-                    "occurredAt": start + timedelta(hours=1) * (number / calls),
+                    "occurredAt": moment,
                     "status": status,
                     "errorCode": error_code,
                     "inputTokens": inputs,

@@ -224,7 +224,7 @@ def _store(org_id: uuid.UUID, found: Found, incident: Incident | None, window: W
     is_new = incident._state.adding
     incident.save()
     if is_new:
-        logger.warning(
+        logger.info(
             "incident_found",
             org_id=str(org_id),
             model_id=str(incident.model_id) if incident.model_id else None,

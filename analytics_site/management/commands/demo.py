@@ -30,6 +30,8 @@ from ingestion.replaying import Tally, replay
 from ingestion.sample import Sample
 from ingestion.trace import NotATrace, Trace
 from orgs.models import ApiKey, Membership, Org, Role, Scope, ServedModel, User
+from reliability.watching import watch
+from usage.closing import close_hours
 from usage.rollups import roll_up
 from usage.verification import verify
 from usage.windows import floor_hour
@@ -61,6 +63,8 @@ class Command(BaseCommand):
         except NotATrace as error:
             raise CommandError(str(error)) from error
         _roll_up_everything()
+        close_hours()
+        watch()
         serve = not options["no_serve"]
         with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
             base, web = running.enter_context(_web(settings.HTTP_PORT if serve else None))
@@ -100,11 +104,12 @@ class Command(BaseCommand):
         user.set_password(password)
         user.save()
         self.stdout.write(
-            f"Page:   {base}/orgs/{orgs[0].slug}/usage/?range=24h\n"
-            f"Admin:  {base}/admin/\n"
-            f"API:    {base}/analytics/v1/docs\n"
-            f"Login:  {EMAIL} / {password}\n"
-            f"Key:    {token}  (while this runs)\n\n"
+            f"Usage:        {base}/orgs/{orgs[0].slug}/usage/?range=24h\n"
+            f"Reliability:  {base}/orgs/{orgs[0].slug}/reliability/?range=24h\n"
+            f"Admin:        {base}/admin/\n"
+            f"API:          {base}/analytics/v1/docs\n"
+            f"Login:        {EMAIL} / {password}\n"
+            f"Key:          {token}  (while this runs)\n\n"
             "Ctrl-C stops everything."
         )
         self.stdout.flush()
