@@ -15,10 +15,12 @@ from ingestion import storage
 from ingestion.admin import events_of
 from ingestion.maintenance import carry_out
 from ingestion.models import Batch, UsageEvent
-from usage.aggregation import DAYS, HOURS
+from reliability import exact
+from usage.aggregation import MINUTES, ROLLUPS
+from usage.recent import minutes
 from usage.retention import steps
 from usage.rollups import roll_up
-from usage.series import Question, points
+from usage.series import Group, Question, points
 from usage.windows import DAY, HOUR, UTC_ZONE, Granularity, Window, floor_hour
 
 from ..factories import ingest, make_event
@@ -48,9 +50,9 @@ FROM generate_series(0, {orgs}) o, generate_series(0, {models}) m, generate_seri
 def filled() -> Iterator[None]:
     storage.ensure_days((TODAY - n * DAY).date() for n in range(RAW_DAYS + 1))
     hours = Window(TODAY - 60 * DAY, TODAY)
-    for table in (HOURS, DAYS):
+    for table in {rollup.partitions.table: rollup.partitions for rollup in ROLLUPS}.values():
         table.forget()
-        table.ensure(hours.days(UTC_ZONE))
+        table.ensure((Window(TODAY - 2 * DAY, TODAY) if table is MINUTES else hours).days(UTC_ZONE))
     with connection.cursor() as cursor:
         for n in range(RAW_DAYS):
             start = TODAY - (n + 1) * DAY
@@ -74,8 +76,25 @@ def filled() -> Iterator[None]:
                 **shared,
             )
         )
+        span = f"'{TODAY - 9 * DAY}'::timestamptz, '{hours.end - HOUR}'::timestamptz"
+        for table, columns, value in (("clients", "client_id", "'web'"), ("outcomes", "status, error_code", "0, ''")):
+            cursor.execute(
+                _ROLLUPS.format(
+                    table=f"usage_{table}",
+                    columns=f"bucket_start, {columns}",
+                    values=f"t, {value}",
+                    span=f"{span}, interval '1 hour'",
+                    **shared,
+                )
+            )
+        span = f"'{TODAY - 5 * HOUR}'::timestamptz, '{TODAY}'::timestamptz - interval '1 minute'"
+        cursor.execute(
+            _ROLLUPS.format(
+                table="usage_minutes", columns="bucket_start", values="t", span=f"{span}, interval '1 minute'", **shared
+            )
+        )
         list(carry_out(steps(timezone.now())))
-        cursor.execute("VACUUM ANALYZE usage_events, usage_hourly, usage_daily")
+        cursor.execute("VACUUM ANALYZE")
     yield
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE usage_events")
@@ -112,7 +131,7 @@ def raw_days(found: list[tuple[str, str]]) -> set[date]:
 
 
 def is_raw(name: str) -> bool:
-    return not name.startswith(("usage_hourly", "usage_daily", "ingestion_"))
+    return not name.startswith((*(rollup.table for rollup in ROLLUPS), "ingestion_"))
 
 
 def test_whole_buckets_are_read_from_rollups_alone_and_by_index(filled: None) -> None:
@@ -124,6 +143,40 @@ def test_whole_buckets_are_read_from_rollups_alone_and_by_index(filled: None) ->
             assert all(name.startswith(table) for _, name in found), found
             assert len(found) <= 2, "a week lies in at most two months"
             assert all("Index" in node or "Bitmap" in node for node, _ in found), found
+
+
+def test_clients_and_outcomes_are_read_from_their_rollups_alone_and_by_index(filled: None) -> None:
+    week = Window(TODAY - 8 * DAY, TODAY - DAY)
+    tables = {Group.CLIENT: "usage_clients", Group.STATUS: "usage_outcomes", Group.ERROR_CODE: "usage_outcomes"}
+    for group, table in tables.items():
+        for question in (
+            Question(ORG, week, Granularity.HOUR, group=group),
+            Question(ORG, week, Granularity.DAY, uuid.UUID(int=3), group=group),
+            Question(ORG, week, group=group, as_one=True),
+        ):
+            found = scans_of(question)
+            assert found
+            assert all(name.startswith(table) for _, name in found), found
+            assert all("Index" in node or "Bitmap" in node for node, _ in found), found
+
+
+def test_the_watch_reads_the_last_hours_of_all_orgs_by_index(filled: None) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        assert len(list(minutes(Window(TODAY - 2 * HOUR, TODAY - HOUR)))) == 60 * ORGS * MODELS
+    (query,) = queries.captured_queries
+    found = scans(query["sql"].partition(" FOR ")[2] if query["sql"].startswith("DECLARE") else query["sql"])
+    assert {name for _, name in found} == {f"usage_minutes_p{TODAY - DAY:%Y%m%d}"}
+    assert all("Index" in node or "Bitmap" in node for node, _ in found), found
+
+
+def test_exact_percentiles_read_the_events_of_their_hour_by_index(filled: None) -> None:
+    window = Window(TODAY - 2 * DAY + 5 * HOUR, TODAY - 2 * DAY + 6 * HOUR)
+    with CaptureQueriesContext(connection) as queries:
+        assert exact.percentiles(ORG, window, [0.5, 0.95]) == [100, 100]
+    (query,) = queries.captured_queries
+    found = scans(query["sql"])
+    assert raw_days(found) == {window.start.date()}
+    assert not [node for node, name in found if node == "Seq Scan" and is_raw(name) and not is_compressed(name)], found
 
 
 def test_a_range_that_cuts_hours_reads_fragments_of_the_days_it_cuts_alone(filled: None) -> None:
