@@ -60,6 +60,8 @@ class Summary:
     false: int
     edge_error_median: int | None
     edge_error_max: int | None
+    within_a_minute: int | None
+    within_five_minutes: int | None
     magnitude_error_median: float | None
     magnitude_error_max: float | None
     cause_first: int | None
@@ -83,7 +85,18 @@ class Command(BaseCommand):
             _summary(name, [outcome for task, outcome in zip(tasks, outcomes, strict=True) if task[0] == name])
             for name in names
         ]
-        heads = ("scenario", "runs", "found", "missed", "false", "edges, min", "magnitude, %", "cause first")
+        heads = (
+            "scenario",
+            "runs",
+            "found",
+            "missed",
+            "false",
+            "edges, min",
+            "±1 min",
+            "±5 min",
+            "magnitude",
+            "cause first",
+        )
         self.stdout.write(_row(heads))
         for summary in summaries:
             self.stdout.write(_row(_cells(summary)))
@@ -239,6 +252,8 @@ def _summary(name: str, outcomes: Sequence[Outcome]) -> Summary:
         false=sum(outcome.false for outcome in outcomes),
         edge_error_median=edges[len(edges) // 2] if edges else None,
         edge_error_max=edges[-1] if edges else None,
+        within_a_minute=sum(edge <= 1 for edge in edges) if edges else None,
+        within_five_minutes=sum(edge <= 5 for edge in edges) if edges else None,
         magnitude_error_median=round(magnitudes[len(magnitudes) // 2], 3) if magnitudes else None,
         magnitude_error_max=round(magnitudes[-1], 3) if magnitudes else None,
         cause_first=sum(causes) if causes else None,
@@ -252,9 +267,11 @@ def _cells(summary: Summary) -> Sequence[object]:
     if summary.magnitude_error_median is not None and summary.magnitude_error_max is not None:
         magnitudes = f"{summary.magnitude_error_median:.1%} to {summary.magnitude_error_max:.1%}"
     causes = "-" if summary.cause_first is None else summary.cause_first
-    return summary.scenario, summary.runs, summary.found, summary.missed, summary.false, edges, magnitudes, causes
+    within = ["-" if count is None else count for count in (summary.within_a_minute, summary.within_five_minutes)]
+    counts = (summary.runs, summary.found, summary.missed, summary.false)
+    return summary.scenario, *counts, edges, *within, magnitudes, causes
 
 
 def _row(cells: Sequence[object]) -> str:
     first, *others = map(str, cells)
-    return f"{first:22}" + "".join(f"{cell:>16}" for cell in others)
+    return f"{first:22}" + "".join(f"{cell:>14}" for cell in others)
