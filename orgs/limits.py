@@ -27,10 +27,9 @@ MAX_EVENTS_PER_MESSAGE = 5_000  # more than fit into MAX_MESSAGE_BYTES: an array
 # ── Rolling up ───────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_EVENTS_PER_ROLLUP = 500_000  # events; bounds the transaction, its memory and its locks to a few seconds
 
-MAX_CLIENTS_AN_HOUR = 100  # of an org, by name once the hour is over, the rest together: bounds rows and answers
+MAX_CLIENTS_AN_HOUR = 100  # of an org, by calls, and as many by cost: named once the hour is over, the rest together
 MAX_ERROR_CODES_AN_HOUR = 50  # likewise
 HOUR_CLOSES_AFTER = timedelta(minutes=15)  # its end: what comes later has the hour made again from raw events
-HOURS_CLOSED_AT_ONCE = 200  # orgs' hours of one transaction, which holds up the rollup
 
 # ── Retention ────────────────────────────────────────────────────────────────────────────────────────────────────
 ROWS_DELETED_AT_ONCE = 10_000  # bounds a transaction and its locks to about a second

@@ -39,6 +39,7 @@ from .overview import MINUTE, Outcomes, Overview
 from .views import PERCENTILES
 
 STANDS_OUT = 0.4  # of the bad calls beyond the usual: a likely cause has at least this part
+CSV_ROWS = 1_000_000  # of an incident's file: its onset comes last
 MAX_ROWS = 20  # of the lists that are not the series
 PADDING = timedelta(minutes=30)  # on both sides of an incident that is looked at closely
 _EXPLAINED = {
@@ -287,6 +288,7 @@ def _local(moment: datetime, filters: Filters) -> str:
 
 def _csv(incident: Incident, end: datetime) -> str:
     query = {"start": f"{incident.started_at:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+    query["limit"] = str(CSV_ROWS)
     if incident.model_id:
         query["modelId"] = str(incident.model_id)
     return f"{reverse('api-incident-csv', args=[incident.org_id])}?{urlencode(query)}"

@@ -16,7 +16,7 @@ from .models import Incident
 from .watching import Subject, samples_of
 
 # Conditions look back 10 minutes, and 5 that ended 15 before; those that hold longer are told from the earliest seen.
-_LOOKED_AT = timedelta(hours=1)
+_LOOKED_AT = timedelta(minutes=30)
 
 
 def incidents_of(org: Org, window: Window, model_id: uuid.UUID | None = None) -> list[Incident]:

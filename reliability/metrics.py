@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Sum
 from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
 
 from orgs.models import Org
 from usage import freshness
 from usage.histogram import merge, percentiles
-from usage.models import MinuteUsage
 from usage.overview import names_of
-from usage.recent import Row, minutes
+from usage.recent import Row, calls_by_org, minutes, orgs_since
 from usage.windows import Window
+
+from .models import Watch
 
 LOOKED_AT = timedelta(minutes=5)
 _LABELS = ("org", "model", "model_name")
@@ -32,19 +32,22 @@ class ReliabilityState:
         now = timezone.now()
         until = freshness.complete_up_to(now).replace(second=0, microsecond=0)
         window = Window(until - LOOKED_AT, until)
-        busiest = (
-            MinuteUsage.objects.filter(bucket_start__gte=window.start, bucket_start__lt=window.end)
-            .values_list("org_id")
-            .annotate(calls=Sum("invocations"))
-            .order_by("-calls", "org_id")[: settings.RELIABILITY_GAUGES]
-        )
-        orgs = {org.pk: org for org in Org.objects.filter(pk__in=[org_id for org_id, _ in busiest])}
-        rows = [row for row in minutes(window) if row.org_id in orgs] if orgs else []
+        calls = calls_by_org(window, orgs_since(window.start))
+        busiest = sorted(calls, key=lambda org_id: (-calls[org_id], org_id))[: settings.RELIABILITY_GAUGES]
+        orgs = {org.pk: org for org in Org.objects.filter(pk__in=busiest)}
+        rows = [row for org_id in orgs for row in minutes(window, org_id)]
         yield from _families(orgs, _subjects(rows))
         lag = GaugeMetricFamily("analytics_freshness_lag_seconds", "How far an org's figures trail", labels=("org",))
         for org_id, seconds in freshness.lags(orgs, now).items():
             lag.add_metric((orgs[org_id].slug,), seconds)
         yield lag
+        watched = Watch.objects.values_list("watched_up_to", flat=True).first()
+        if watched is not None:
+            yield GaugeMetricFamily(
+                "analytics_incident_watch_lag_seconds",
+                "How far the watch for incidents trails the clock",
+                value=(now - watched).total_seconds(),
+            )
 
 
 def _subjects(rows: list[Row]) -> dict[tuple[uuid.UUID, uuid.UUID | None], list[Row]]:

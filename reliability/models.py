@@ -60,6 +60,7 @@ class Incident(models.Model):
         default=list,
         help_text="Those that page a platform team and held meanwhile.",
     )
+    explained_at = models.DateTimeField(null=True, help_text="When causes and cost were found last.")
     noticed_at = models.DateTimeField(auto_now_add=True)
     changed_at = models.DateTimeField(auto_now=True)
 
@@ -71,6 +72,7 @@ class Incident(models.Model):
             models.Index(fields=("org", "-started_at"), name="incidents_of_an_org"),
             # Those that a run of the watch may change.
             models.Index(fields=("ended_at",), name="incidents_by_end"),
+            models.Index(fields=("org",), name="incidents_open", condition=models.Q(is_open=True)),
         )
 
     def __str__(self) -> str:

@@ -15,8 +15,11 @@ from usage.charts import HEIGHT
 from usage.display import span_text
 from usage.pages import around, named, refusal
 from usage.series import Group, Unanswerable, zone_of
+from usage.windows import DAY
 
 from . import display, exact, overview
+
+CLIENTS_AT_ONCE = DAY
 
 
 @org_page(Scope.RELIABILITY_READ)
@@ -72,11 +75,13 @@ def _exactly(found: overview.Overview) -> dict[str, Any]:
 
 
 def _kept_by_the_hour(found: overview.Overview) -> dict[str, Any]:
-    codes, clients = overview.read_group(found, Group.ERROR_CODE), overview.read_group(found, Group.CLIENT)
-    return {
-        "codes": None if codes is None else display.code_rows(codes),
-        "clients": None if clients is None else display.client_rows(clients),
-    }
+    """Clients of a long range come after the rest of the page: there are many rows of them."""
+    codes = overview.read_group(found, Group.ERROR_CODE)
+    listed = {"codes": None if codes is None else display.code_rows(codes)}
+    if found.window.end - found.window.start > CLIENTS_AT_ONCE and not found.filters.clients:
+        return listed | {"clients_link": found.filters.link(clients="1")}
+    clients = overview.read_group(found, Group.CLIENT)
+    return listed | {"clients": None if clients is None else display.client_rows(clients)}
 
 
 def _refused(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:

@@ -1,7 +1,8 @@
 """The watch: looks at the last hours of every org, minute by minute, and keeps the incidents it finds.
 
 Each run looks at the last `WATCHED` anew, so that events which came late are taken into account, and a run that was killed or
-did not happen costs nothing. What began before that is carried on: its window grows, and it ends when nothing of it is found.
+did not happen costs nothing. What began before that is carried on: its window grows, and it ends when nothing more of it is
+found; it keeps its start, and whose it is.
 """
 
 import uuid
@@ -9,16 +10,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
 
 import structlog
-from django.db import connection, transaction
+from django.core.cache import cache
+from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
+from redis.exceptions import RedisError
 
-from ingestion.locks import Lock, try_take
+from ingestion.locks import Lock, hold_for_session, let_go_for_session
 from usage.freshness import complete_up_to
 from usage.histogram import merge
-from usage.recent import Row, hours, minutes
+from usage.recent import Row, hours, minutes, orgs_since
 from usage.retention import hourly_horizon, minutes_horizon
 from usage.windows import HOUR, Window, floor_hour
 
@@ -31,9 +34,14 @@ from .normal import LOOKBACK, Normal, Normals, Sample
 
 logger = structlog.get_logger(__name__)
 
-WATCHED = timedelta(hours=3)
-# A model has an incident to itself where it has this part of what is beyond normal.
+WATCHED = timedelta(hours=2)
+# After downtime, so much is looked at in one go: each minute with an hour before it.
+CATCHES_UP_BY = timedelta(hours=1)
+# An open incident that only goes on is explained this often: that may read an hour of raw events.
+EXPLAINED_EVERY = timedelta(minutes=5)
+# A model has an incident to itself where it has this part of what is beyond normal, in at least half of the time.
 OWN = 0.8
+_KEPT_NORMAL = 2 * 3600  # seconds in the cache; learnt again each hour
 
 Subject = uuid.UUID | None  # a model, or all of an org together
 
@@ -49,17 +57,20 @@ class Found:
 
 def watch() -> int:
     """Look once; returns how many incidents are open. Returns at once where another process looks."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        if not try_take(cursor, Lock.WATCH):
-            return 0
+    if not hold_for_session(Lock.WATCH, ""):
+        return 0
+    try:
         now = timezone.now()
         until = complete_up_to(now).replace(second=0, microsecond=0)  # what is not counted yet is no recovery
-        before = Watch.objects.filter(pk=1).first()
+        watched = Watch.objects.values_list("watched_up_to", flat=True).filter(pk=1).first()
         horizon = minutes_horizon(now)
-        since = max(horizon, min(until, before.watched_up_to) - WATCHED if before else horizon)
-        if since < until:
-            _look(Window(since, until))
-            Watch.objects.update_or_create(pk=1, defaults={"watched_up_to": until})
+        step = horizon if watched is None else max(watched, horizon)
+        while step < until:
+            step = min(step + CATCHES_UP_BY, until)
+            _look(Window(max(horizon, step - WATCHED), step))
+            Watch.objects.update_or_create(pk=1, defaults={"watched_up_to": step})
+    finally:
+        let_go_for_session(Lock.WATCH, "")
     return Incident.objects.filter(is_open=True).count()
 
 
@@ -84,18 +95,23 @@ def samples_of(rows: Iterable[Row]) -> dict[Subject, list[Sample]]:
 
 
 def _look(window: Window) -> None:
+    """One org a transaction: what goes wrong with one holds up nobody's incidents."""
     kept: dict[uuid.UUID, list[Incident]] = defaultdict(list)
-    for incident in Incident.objects.filter(ended_at__gt=window.start - JOIN).select_related("org"):  # incidents_by_end
+    touched = Incident.objects.filter(Q(ended_at__gt=window.start - JOIN) | Q(is_open=True))  # incidents_by_end, _open
+    for incident in touched.filter(started_at__lt=window.end):
         kept[incident.org_id].append(incident)
-    for org_id, rows in groupby(minutes(window), key=lambda row: row.org_id):
-        _keep(org_id, list(find(org_id, samples_of(rows), window)), kept.pop(org_id, []), window)
-    for org_id, stored in kept.items():  # no calls any more
-        _keep(org_id, [], stored, window)
+    for org_id in sorted(orgs_since(window.start) | set(kept)):
+        try:
+            with transaction.atomic():
+                subjects = samples_of(minutes(window, org_id))
+                _keep(org_id, list(find(org_id, subjects, window)), kept[org_id], window)
+        except Exception:
+            logger.exception("watch_failed", org_id=str(org_id))
 
 
 def find(org_id: uuid.UUID, subjects: Mapping[Subject, Sequence[Sample]], window: Window) -> Iterator[Found]:
     """The windows in which an org or a model of it left its own normal, one for each story and measure."""
-    normals = _normals(org_id, floor_hour(window.start), window)
+    normals = _normals(org_id, window)
     for measure in Measure:
         windows: dict[Subject, list[Excursion]] = {
             subject: [each for each in excursions(samples, normals.of(subject), MINUTE) if each.measure is measure]
@@ -111,16 +127,22 @@ def find(org_id: uuid.UUID, subjects: Mapping[Subject, Sequence[Sample]], window
 
 
 def _stories(windows: Mapping[Subject, Sequence[Excursion]]) -> Iterator[tuple[Subject, Excursion]]:
-    """Of the windows of one measure that overlap: the model's where it is one alone, else the org's."""
+    """Of the windows of one measure that are about the same time: the model's where it is one alone, else the org's."""
     models = [(subject, each) for subject, found in windows.items() if subject is not None for each in found]
     for whole in windows.get(None, ()):
-        inside = [(subject, each) for subject, each in models if each.start < whole.end and whole.start < each.end]
+        inside = [(subject, each) for subject, each in models if _share(each, whole) >= 0.5]
         subjects = {subject for subject, _ in inside}
         if len(subjects) == 1 and sum(map(_beyond, (each for _, each in inside))) >= OWN * _beyond(whole):
             continue
         models = [one for one in models if one not in inside]
         yield None, whole
     yield from models
+
+
+def _share(part: Excursion, whole: Excursion) -> float:
+    """How much of the time of one window another takes."""
+    both = min(part.end, whole.end) - max(part.start, whole.start)
+    return max(timedelta(), both) / (whole.end - whole.start)
 
 
 def _beyond(excursion: Excursion) -> float:
@@ -131,47 +153,55 @@ def _beyond(excursion: Excursion) -> float:
 # ── What is normal ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Learnt:
-    """What is normal for a subject in the hours of a window."""
+@dataclass(frozen=True)
+class Hours:
+    """What is normal for a subject, by the hour of the day."""
 
-    def __init__(self, normals: Normals, window: Window) -> None:
-        whole = Window(floor_hour(window.start), window.end)
-        starts = [piece.start for piece in whole.pieces(HOUR)][:24]
-        self._hours: dict[int, Normal] = {start.hour: normals.at(start) for start in starts}
+    by_hour: Mapping[int, Normal]
 
     def at(self, moment: datetime) -> Normal:
-        return self._hours[moment.hour]
+        return self.by_hour[moment.hour]
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What an org's hours before `hour` say is normal: of all its models together, of each, and of one never seen."""
+class Known:
+    """What is normal for an org's models together, for each, and for one that was never seen."""
 
-    hour: datetime
-    hours: int  # that it was learnt for
-    subjects: Mapping[Subject, _Learnt]
-    unseen: _Learnt
+    subjects: Mapping[Subject, Hours]
+    unseen: Hours
 
-    def of(self, subject: Subject) -> _Learnt:
+    def of(self, subject: Subject) -> Hours:
         return self.subjects.get(subject, self.unseen)
 
 
-_known: dict[uuid.UUID, _Known] = {}  # changes once an hour: a few hundred bytes a model
+def _normals(org_id: uuid.UUID, window: Window) -> Known:
+    """By the week before the hour in which a window begins. Learnt once an hour, for all processes."""
+    hour = floor_hour(window.start)
+    key = f"normal:{org_id}:{hour:%Y%m%d%H}"
+    try:
+        known: Known | None = cache.get(key)
+        if known is None:
+            known = _learn(org_id, hour)
+            cache.set(key, known, _KEPT_NORMAL)
+    except (RedisError, OSError) as error:
+        logger.warning("cache_unavailable", error=str(error))
+        known = _learn(org_id, hour)
+    return known
 
 
-def _normals(org_id: uuid.UUID, hour: datetime, window: Window) -> _Known:
-    count = (window.end - hour) // HOUR
-    found = _known.get(org_id)
-    if found is None or (found.hour, found.hours) != (hour, count):
-        days = Window(hour - LOOKBACK, hour).after(hourly_horizon(timezone.now()))
-        subjects = samples_of(hours(days, org_id))
-        whole = Normals(subjects.pop(None))
-        learnt: dict[Subject, _Learnt] = {
-            model: _Learnt(Normals(samples, whole), window) for model, samples in subjects.items()
-        }
-        learnt[None] = _Learnt(whole, window)
-        found = _known[org_id] = _Known(hour, count, learnt, _Learnt(Normals([], whole), window))
-    return found
+def _learn(org_id: uuid.UUID, hour: datetime) -> Known:
+    week = Window(hour - LOOKBACK, hour).after(hourly_horizon(timezone.now()))
+    # A window that begins in this hour ends in the last of these at the latest.
+    asked = [hour + n * HOUR for n in range(WATCHED // HOUR + 2)]
+
+    def learnt(normals: Normals) -> Hours:
+        return Hours({moment.hour: normals.at(moment) for moment in asked})
+
+    subjects = samples_of(hours(week, org_id))
+    whole = Normals(subjects.pop(None))
+    found: dict[Subject, Hours] = {model: learnt(Normals(samples, whole)) for model, samples in subjects.items()}
+    found[None] = learnt(whole)
+    return Known(found, learnt(Normals([], whole)))
 
 
 # ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,15 +212,17 @@ def _keep(org_id: uuid.UUID, found: list[Found], stored: list[Incident], window:
     left = list(stored)
     for each in sorted(found, key=lambda each: -each.excursion.score):
         incident = _same(each, left)
-        if incident is not None:
+        if incident is None:
+            _store(Incident(org_id=org_id), each, window)
+        else:
             left.remove(incident)
-        _store(org_id, each, incident, window)
+            (_carry_on if incident.started_at < window.start else _store)(incident, each, window)
     for incident in left:
-        if incident.started_at >= window.start:  # what came late has refuted it
+        if incident.started_at >= window.start:
+            logger.info("incident_refuted", org_id=str(org_id), incident_id=str(incident.pk))  # by what came late
             incident.delete()
         elif incident.is_open:
-            incident.is_open = False
-            incident.save(update_fields=["is_open", "changed_at"])
+            _end(incident)
 
 
 def _same(found: Found, stored: Sequence[Incident]) -> Incident | None:
@@ -202,34 +234,60 @@ def _same(found: Found, stored: Sequence[Incident]) -> Incident | None:
     return next(iter(same or related), None)
 
 
-def _store(org_id: uuid.UUID, found: Found, incident: Incident | None, window: Window) -> None:
+def _store(incident: Incident, found: Found, window: Window) -> None:
+    """An incident that lies within the window: what was found is all there is to it."""
     excursion = found.excursion
-    is_open = excursion.end >= window.end - JOIN
-    if incident is None:
-        incident = Incident(org_id=org_id, started_at=excursion.start)
-    before = (incident.model_id, incident.started_at, incident.ended_at, incident.is_open, incident.score)
+    is_new = incident._state.adding
+    before = (incident.model_id, incident.started_at, incident.ended_at, incident.invocations, incident.failures)
     incident.model_id = found.model_id
     incident.measure = excursion.measure.value
-    if incident.started_at >= window.start:
-        incident.started_at = excursion.start
-    incident.ended_at = excursion.end
-    incident.is_open = is_open
-    incident.normal = excursion.normal
-    incident.score = max(incident.score or 0.0, excursion.score)
-    incident.conditions = sorted({*incident.conditions, *found.conditions})
-    now = (incident.model_id, incident.started_at, incident.ended_at, incident.is_open, incident.score)
-    if before == now and not is_open:
+    incident.started_at, incident.ended_at = excursion.start, excursion.end
+    incident.invocations, incident.failures = excursion.invocations, excursion.failures
+    incident.observed, incident.normal, incident.score = excursion.observed, excursion.normal, excursion.score
+    incident.conditions = found.conditions
+    was_open, incident.is_open = incident.is_open, _goes_on(excursion, window)
+    now = (incident.model_id, incident.started_at, incident.ended_at, incident.invocations, incident.failures)
+    if before == now and was_open == incident.is_open:
         return
-    explain(incident)
-    is_new = incident._state.adding
+    _explain(incident, always=is_new or before[:2] != now[:2] or not incident.is_open)
     incident.save()
     if is_new:
         logger.info(
             "incident_found",
-            org_id=str(org_id),
+            org_id=str(incident.org_id),
             model_id=str(incident.model_id) if incident.model_id else None,
             measure=incident.measure,
             started_at=f"{incident.started_at:%Y-%m-%dT%H:%MZ}",
             observed=round(incident.observed, 4),
             normal=round(incident.normal, 4),
         )
+
+
+def _carry_on(incident: Incident, found: Found, window: Window) -> None:
+    """An incident that began before the window: what is left of it in there can only make it longer."""
+    excursion = found.excursion
+    if excursion.end > incident.ended_at:
+        incident.ended_at = excursion.end
+        incident.conditions = sorted({*incident.conditions, *found.conditions})
+        was_open, incident.is_open = incident.is_open, _goes_on(excursion, window)
+        _explain(incident, always=was_open != incident.is_open)
+        incident.save()
+    elif incident.is_open and not _goes_on(excursion, window):
+        _end(incident)
+
+
+def _end(incident: Incident) -> None:
+    incident.is_open = False
+    _explain(incident, always=True)
+    incident.save()
+
+
+def _goes_on(excursion: Excursion, window: Window) -> bool:
+    return excursion.end >= window.end - JOIN
+
+
+def _explain(incident: Incident, *, always: bool) -> None:
+    now = timezone.now()
+    if always or incident.explained_at is None or now - incident.explained_at >= EXPLAINED_EVERY:
+        explain(incident)
+        incident.explained_at = now

@@ -154,13 +154,22 @@ class Kept(StrEnum):
 
 @dataclass(frozen=True)
 class Crowd:
-    """A part of a key that has no bound: which client, which error code. Once an hour is over, those that count most keep
-    their names, and the rest are one row: by calls, then by name, so that neither order nor batching shows.
+    """A part of a key that has no bound: which client, which error code. Once an hour is over, those with the most calls and
+    those that cost most keep their names, and the rest are one row. Equal ones by name, so that neither order nor batching shows.
     """
 
     name: str
-    keeps: int  # names of an org's hour
+    keeps: int  # names of an org's hour, by calls, and as many by cost
     among: str = "true"  # which rows compete; the others keep their names
+
+    @staticmethod
+    def place(by: str, name: str) -> str:
+        """A column: the better of the places that a name has among those of its group, by calls and by cost."""
+        places = (
+            f"""row_number() OVER (PARTITION BY {by} ORDER BY sum({measure}) DESC, {name} COLLATE "C")"""
+            for measure in ("invocations", "cost_cents")
+        )
+        return f"least({', '.join(places)})"
 
 
 @dataclass(frozen=True)
@@ -235,8 +244,11 @@ class Rollup:
             ON CONFLICT ({", ".join(self.key)}) DO UPDATE SET {sums}, {histograms}
         """
 
-    def folded(self, rows: str) -> str:
-        """A query of rows, as it is once their hours are over: see `Crowd`. Folding twice is folding once."""
+    def folded(self, rows: str, unnamed: str = "false") -> str:
+        """A query of rows, as it is once their hours are over: see `Crowd`. Folding twice is folding once.
+
+        Where `unnamed` holds of a row, all names of its hour count as the rest.
+        """
         if self.crowd is None:
             return rows
         crowd = self.crowd
@@ -247,12 +259,10 @@ class Rollup:
             WITH found AS (SELECT {self.columns} FROM ({rows}) r),
             named AS (
                 SELECT org_id, {hour} AS hour, {crowd.name} AS name,
-                    row_number() OVER (
-                        PARTITION BY org_id, {hour} ORDER BY sum(invocations) DESC, {crowd.name} COLLATE "C"
-                    ) AS place
+                    {crowd.place(f"org_id, {hour}", crowd.name)} AS place
                 FROM found WHERE {crowd.among} AND {crowd.name} <> '{REST}' GROUP BY 1, 2, 3
             ), parted AS (
-                SELECT found.*, {crowd.among} AND ({crowd.name} = '{REST}' OR place > {crowd.keeps}) AS is_rest
+                SELECT found.*, {crowd.among} AND ({crowd.name} = '{REST}' OR place > {crowd.keeps} OR {unnamed}) AS is_rest
                 FROM found LEFT JOIN named
                     ON named.org_id = found.org_id AND named.hour = {hour} AND named.name = {crowd.name}
             ), histograms AS (
@@ -300,10 +310,9 @@ DAILY_LOCAL = Rollup(
     Kept.DAYS,
     rows="local_day IS NOT NULL",
 )
-# Time first: what watches reads the last hours of all orgs.
 MINUTELY = Rollup(
     MINUTES,
-    {"bucket_start": "minute", "org_id": "org_id", "model_id": "model_id"},
+    {"org_id": "org_id", "bucket_start": "minute", "model_id": "model_id"},
     "bucket_start",
     Kept.MINUTES,
     delta="usage_delta_minutes",

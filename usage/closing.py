@@ -4,8 +4,9 @@ Until then all are there by name, so that adding to them is exact. An hour that 
 from raw events: what it holds follows from its events alone, in whatever order and batches they came.
 """
 
+import time
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection, transaction
@@ -13,41 +14,52 @@ from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from ingestion.horizon import complete_since
-from ingestion.locks import Lock, take
-from orgs.limits import HOUR_CLOSES_AFTER, HOURS_CLOSED_AT_ONCE
+from ingestion.locks import LOCK_TIMEOUT, Lock, take
+from orgs.limits import HOUR_CLOSES_AFTER
 
 from .aggregation import ROLLED_UP, ROLLUPS, Rollup, collect, local_days, zones_in_force
 from .models import REST, OpenHour
 from .windows import HOUR, Window, floor_hour
 
+# A trickle of late events has their hour made again this often at most: that reads all of its events.
+REMADE_AT_MOST_EVERY = timedelta(minutes=5)
+CLOSING_TAKES_AT_MOST = 30.0  # seconds, and one hour more
 CROWDED = tuple(rollup for rollup in ROLLUPS if rollup.crowd is not None)
 
 
-def reopen(cursor: CursorWrapper) -> None:
-    """Remember which hours what is in `usage_delta` was added to. In the rollup's transaction."""
+def reopen(cursor: CursorWrapper, window: Window | None = None) -> None:
+    """Remember which hours, of a window, what is in `usage_delta` was added to. In the rollup's transaction."""
+    condition, bounds = ("true", []) if window is None else ("hour >= %s AND hour < %s", [window.start, window.end])
     cursor.execute(
-        "INSERT INTO usage_open_hours (hour, org_id)"
-        " SELECT DISTINCT hour, org_id FROM usage_delta ON CONFLICT DO NOTHING"
+        "INSERT INTO usage_open_hours (hour, org_id, opened_at) SELECT DISTINCT hour, org_id, %s::timestamptz"
+        f" FROM usage_delta WHERE {condition} ON CONFLICT DO NOTHING",
+        [timezone.now(), *bounds],
     )
 
 
-def close_hours() -> int:
-    """Fold the hours that are over; returns how many orgs' hours that were. Can be killed anywhere, and run twice."""
-    closed = 0
-    while count := _close_some(floor_hour(timezone.now() - HOUR_CLOSES_AFTER)):
-        closed += count
+def close_hours(rest: timedelta = REMADE_AT_MOST_EVERY) -> int:
+    """Fold the hours that are over and were opened a while ago; returns how many orgs' hours that were.
+
+    One org's hour a transaction, so that the rollup gets its turn; those that are left are the next run's. Can be killed
+    anywhere, and run twice.
+    """
+    now = timezone.now()
+    over = OpenHour.objects.filter(hour__lt=floor_hour(now - HOUR_CLOSES_AFTER), opened_at__lte=now - rest)
+    closed, deadline = 0, time.monotonic() + CLOSING_TAKES_AT_MOST
+    for open_hour in over.order_by("hour", "org_id").iterator():
+        closed += _close(open_hour)
+        if time.monotonic() > deadline:
+            break
     return closed
 
 
-def _close_some(before: datetime) -> int:
+def _close(open_hour: OpenHour) -> bool:
     with transaction.atomic(), connection.cursor() as cursor:
-        take(cursor, Lock.ROLLUP)
-        found = list(OpenHour.objects.filter(hour__lt=before).order_by("hour", "org_id")[:HOURS_CLOSED_AT_ONCE])
-        for open_hour in found:
-            for rollup in CROWDED:
-                _fold(cursor, rollup, open_hour.org_id, open_hour.hour)
-        OpenHour.objects.filter(pk__in=[open_hour.pk for open_hour in found]).delete()
-    return len(found)
+        take(cursor, Lock.ROLLUP, seconds=LOCK_TIMEOUT)
+        for rollup in CROWDED:
+            _fold(cursor, rollup, open_hour.org_id, open_hour.hour)
+        deleted, _ = OpenHour.objects.filter(pk=open_hour.pk).delete()
+    return bool(deleted)
 
 
 def _fold(cursor: CursorWrapper, rollup: Rollup, org_id: uuid.UUID, hour: datetime) -> None:
@@ -70,7 +82,7 @@ def _fold(cursor: CursorWrapper, rollup: Rollup, org_id: uuid.UUID, hour: dateti
             window,
             f"{ROLLED_UP} AND e.org_id = %(org_id)s",
             {"org_id": org_id},
-            [day for day in local_days(window, zones_in_force()) if day.org_id == org_id],
+            local_days(window, {org: zone for org, zone in zones_in_force().items() if org == org_id}),
             window.end,
         )
         cursor.execute(f"DELETE FROM {rollup.table} WHERE {rows}", bounds)

@@ -14,6 +14,7 @@ from .retention import longest
 from .series import Group, Question
 from .windows import (
     DAY,
+    FIRST_YEAR,
     HOUR,
     LAST_YEAR,
     UTC_ZONE,
@@ -64,6 +65,7 @@ class Filters:
     sort: str = "-spend"
     page: int = 1
     exact: str = ""  # "1": percentiles of the calls themselves too
+    clients: str = ""  # "1": clients too, where that takes longer than the rest of the page
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -122,7 +124,7 @@ class Filters:
 
     def link(self, **changes: object) -> str:
         """The query string of this state with some of it changed; defaults are left out, and a change begins at page 1."""
-        state = {f.name: getattr(self, f.name) for f in _STATE} | {"page": 1} | changes
+        state = {f.name: getattr(self, f.name) for f in _STATE} | {"page": 1, "clients": ""} | changes
         if state["range"] != "custom":
             state["start"] = state["end"] = ""
         kept = {f.name: state[f.name] for f in _STATE if state[f.name] not in (f.default, "", None)}
@@ -131,7 +133,7 @@ class Filters:
     @property
     def carried(self) -> str:
         """What the other page of the same figures takes over: the range, its steps and the model."""
-        own = {f.name: f.default for f in _STATE if f.name in ("measure", "group", "sort", "exact")}
+        own = {f.name: f.default for f in _STATE if f.name in ("measure", "group", "sort", "exact", "clients")}
         query = self.link(**own)
         return "" if query == "?" else query
 
@@ -188,6 +190,7 @@ def read(query: Mapping[str, str], zone: ZoneInfo, now: datetime) -> Filters:
         group=choice("group", GROUPS, "model"),
         sort=choice("sort", [*SORTS, *(f"-{name}" for name in SORTS)], "-spend"),
         exact=choice("exact", ("", "1"), ""),
+        clients=choice("clients", ("", "1"), ""),
         page=max(1, int(page)) if page.isascii() and page.isdecimal() and len(page) < 7 else 1,
         errors=errors,
     )
@@ -211,8 +214,8 @@ def _edge(name: str, text: str, zone: ZoneInfo) -> datetime:
         raise _Wrong(name, "is needed for a custom range")
     try:
         moment = datetime.fromisoformat(text)
-        if moment.year > LAST_YEAR:
-            raise _Wrong(name, "lies too far ahead")
+        if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+            raise _Wrong(name, f"lies too far {'ahead' if moment.year > LAST_YEAR else 'back'}")
         if "T" not in text and " " not in text:  # a day; the last one is included
             return midnight(moment.date() + (DAY if name == "end" else timedelta()), zone)
         return utc(moment if moment.tzinfo else moment.replace(tzinfo=zone))

@@ -14,7 +14,7 @@ import structlog
 from django.conf import settings
 from django.core.cache import cache
 from django.db.backends.utils import CursorWrapper
-from django.db.models import Min
+from django.db.models import F, Func, Min
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -123,10 +123,9 @@ def complete_up_to(now: datetime) -> datetime:
 
 def lags(org_ids: Collection[uuid.UUID], now: datetime) -> dict[uuid.UUID, float]:
     """The lag of each of some orgs, in seconds. Uses batches_not_rolled_up."""
-    since: dict[uuid.UUID, datetime] = {}
-    for touched, completed_at in Batch.objects.filter(rolled_up_at=None).values_list("org_ids", "completed_at"):
-        for org_id in touched:
-            since[org_id] = min(completed_at, since.get(org_id, completed_at))
+    waiting = Batch.objects.filter(rolled_up_at=None, org_ids__overlap=list(org_ids))
+    by_org = waiting.annotate(org=Func(F("org_ids"), function="unnest")).order_by().values_list("org")
+    since = dict(by_org.annotate(oldest=Min("completed_at")))
     everyone = read_up_to()
     return {
         org_id: max(0.0, (now - min(at for at in (since.get(org_id), everyone, now) if at is not None)).total_seconds())

@@ -65,7 +65,7 @@ class DailyUsage(Measures):
 class MinuteUsage(Measures):
     """One minute, org and model: for what watches the last hours."""
 
-    pk = models.CompositePrimaryKey("bucket_start", "org_id", "model_id")
+    pk = models.CompositePrimaryKey("org_id", "bucket_start", "model_id")
     bucket_start = models.DateTimeField()
     org_id = models.UUIDField()
     model_id = models.UUIDField()
@@ -116,12 +116,29 @@ class OpenHour(models.Model):
     pk = models.CompositePrimaryKey("hour", "org_id")
     hour = models.DateTimeField()
     org_id = models.UUIDField()
+    opened_at = models.DateTimeField(help_text="When something was added to it first.")
 
     class Meta:
         db_table = "usage_open_hours"
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H:00}"
+
+
+class GroupsKept(models.Model):
+    """From when on figures by client, status and error code are whole: later than figures are, where they were kept before
+    these were. One row, or none.
+    """
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    since = models.DateTimeField()
+
+    class Meta:
+        db_table = "usage_groups_kept"
+        constraints = (models.CheckConstraint(condition=models.Q(id=1), name="one_since_of_groups"),)
+
+    def __str__(self) -> str:
+        return f"{self.since:%Y-%m-%d}"
 
 
 class ZoneInForce(models.Model):

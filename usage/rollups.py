@@ -38,7 +38,7 @@ from .aggregation import (
     local_days,
     zones_in_force,
 )
-from .models import DailyUsage, ZoneInForce
+from .models import DailyUsage, GroupsKept, ZoneInForce
 from .retention import minutes_horizon, moments_horizon, rebuild_horizon
 from .windows import DAY, UTC_ZONE, Window, midnight
 
@@ -144,7 +144,9 @@ def rebuild(window: Window, org_id: uuid.UUID | None = None) -> Window:
             collect_window(cursor, chunk, zones_in_force(), org_id)
             for rollup in ROLLUPS:
                 _replace(cursor, rollup, chunk, org_id)
-            closing.reopen(cursor)
+            closing.reopen(cursor, chunk)
+    if org_id is None:
+        GroupsKept.objects.filter(since__gt=widened.start, since__lte=widened.end).update(since=widened.start)
     return widened
 
 
@@ -216,6 +218,7 @@ def _adopt(cursor: CursorWrapper, org: Org) -> None:
         # Hours in which its days began have two rows each.
         horizon = max(rebuild_horizon(timezone.now()), moments_horizon(CLIENTS, timezone.now()))
         if (span := _extent(org.pk, horizon)) is not None:
+            _make_room(span.after(horizon))
             _remake(cursor, org.pk, span.after(horizon), {}, (CLIENTS, OUTCOMES))
         return
     first_day = (rebuild_horizon(timezone.now()) - DAY).date()  # the first that is made again as it should be
@@ -274,4 +277,4 @@ def _remake(
         collect_window(cursor, chunk, zones, org_id)
         for rollup in rollups:
             _replace(cursor, rollup, chunk, org_id)
-        closing.reopen(cursor)
+        closing.reopen(cursor, chunk)

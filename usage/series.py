@@ -27,7 +27,7 @@ from orgs.models import Org
 
 from .aggregation import CLIENTS, HISTOGRAM, HOURLY, MEASURES, OUTCOMES, ROLLED_UP, Rollup, summed
 from .histogram import BUCKET_SQL, Histogram, merge
-from .models import REST, ZoneInForce
+from .models import REST, GroupsKept, ZoneInForce
 from .retention import daily_horizon, hourly_horizon, longest
 from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
 
@@ -219,6 +219,13 @@ def _check_horizons(question: Question) -> None:
         raise Unanswerable(
             "start", f"lies before the hours that are kept{why}: the earliest is {hours:%Y-%m-%dT%H:%M:%SZ}"
         )
+    if question.group is not Group.MODEL:
+        since = GroupsKept.objects.values_list("since", flat=True).first()
+        if since is not None and start < since:
+            raise Unanswerable(
+                "start",
+                f"lies before {PART_NAMES[question.group]} was kept: the earliest is {since:%Y-%m-%dT%H:%M:%SZ}",
+            )
     if start < days:
         raise Unanswerable("start", f"lies before the days that are kept: the earliest is {days:%Y-%m-%dT%H:%M:%SZ}")
     if question.window.end - start > longest():
@@ -349,8 +356,7 @@ def _folded(source: _Source, histograms: bool) -> str:
         parted = f"""
             SELECT found.bucket, CASE WHEN place <= {crowd.keeps} THEN part ELSE '{REST}' END AS part, {columns}
             FROM found LEFT JOIN (
-                SELECT bucket, part AS name,
-                    row_number() OVER (PARTITION BY bucket ORDER BY sum(invocations) DESC, part COLLATE "C") AS place
+                SELECT bucket, part AS name, {crowd.place("bucket", "part")} AS place
                 FROM found WHERE part <> '{REST}' GROUP BY 1, 2
             ) named ON named.bucket = found.bucket AND named.name = part
         """

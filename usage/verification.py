@@ -12,7 +12,7 @@ from django.utils import timezone
 from ingestion.models import Batch
 
 from .aggregation import COLUMNS, ROLLUPS, Rollup, zones_in_force
-from .models import REST, DailyUsage, HourlyUsage
+from .models import REST, DailyUsage, GroupsKept, HourlyUsage
 from .retention import rebuild_horizon
 from .rollups import CHUNK, collect_window, rows_of
 from .windows import DAY, UTC_ZONE, Window, midnight
@@ -84,17 +84,19 @@ def _not_rolled_up(grace: timedelta) -> Iterator[Finding]:
 
 def _compare(cursor: CursorWrapper, rollup: Rollup, window: Window) -> Iterator[Finding]:
     """Rows of one rollup that differ, are missing or are too many; both sides as if all hours were over."""
+    if rollup.crowd is not None:
+        since = GroupsKept.objects.values_list("since", flat=True).first()
+        window = window if since is None else window.after(since)
     condition, parameters = rows_of(rollup, window, None)
     key = ", ".join(rollup.key)
     pairs = ", ".join(f"expected.{name}, actual.{name}" for name in COLUMNS)
     cursor.execute(
         f"""
-        WITH expected AS ({rollup.folded(rollup.rows_of_delta(condition))}),
-            actual AS ({rollup.folded(f"SELECT * FROM {rollup.table} WHERE {condition}")})
+        WITH expected AS ({rollup.folded(rollup.rows_of_delta(condition), _waits(rollup))}),
+            actual AS ({rollup.folded(f"SELECT * FROM {rollup.table} WHERE {condition}", _waits(rollup))})
         SELECT {key}, {pairs} FROM expected FULL JOIN actual USING ({key})
         WHERE row({", ".join(f"expected.{name}" for name in COLUMNS)})
             IS DISTINCT FROM row({", ".join(f"actual.{name}" for name in COLUMNS)})
-            {_unless_waiting(rollup)}
         ORDER BY {key} LIMIT {MAX_FINDINGS}
         """,
         [*parameters, *parameters],
@@ -112,12 +114,12 @@ def _compare(cursor: CursorWrapper, rollup: Rollup, window: Window) -> Iterator[
         )
 
 
-def _unless_waiting(rollup: Rollup) -> str:
-    """Leaves out hours that were added to once they were folded, and wait to be made again: see `closing`."""
+def _waits(rollup: Rollup) -> str:
+    """Of a row: whether its hour was added to once it was folded, and waits to be made again (see `closing`)."""
     if rollup.crowd is None:
-        return ""
+        return "false"
     return f"""
-        AND (org_id, date_bin('1 hour', {rollup.bucket}, '2000-01-01 00:00+00')) NOT IN (
+        (found.org_id, date_bin('1 hour', found.{rollup.bucket}, '2000-01-01 00:00+00')) IN (
             SELECT o.org_id, o.hour FROM usage_open_hours o WHERE EXISTS (
                 SELECT FROM {rollup.table} t WHERE t.org_id = o.org_id AND t.bucket_start >= o.hour
                     AND t.bucket_start < o.hour + interval '1 hour' AND t.{rollup.crowd.name} = '{REST}'

@@ -50,8 +50,8 @@ def group_parameter(groups: Iterable[Group]) -> OpenApiParameter:
         enum=list(groups),
         default=Group.MODEL,
         description=(
-            "What a point is of. Clients and error codes are kept by the hour; each bucket names those with the most calls,"
-            " the rest are one point."
+            "What a point is of. Clients and error codes are kept by the hour; each bucket names those with the most calls and"
+            " those that cost most. The rest are one point, which also has the calls of hours in which a client is not named."
         ),
     )
 

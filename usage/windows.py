@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 UTC_ZONE = ZoneInfo("UTC")
-LAST_YEAR = 9000  # keeps steps of days within what a datetime can hold
+FIRST_YEAR, LAST_YEAR = 2, 9000  # keeps steps of days within what a datetime can hold
 
 
 class Granularity(StrEnum):

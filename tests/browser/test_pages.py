@@ -121,7 +121,7 @@ def test_pages_are_accessible_and_fit(
     sign_in(page, live_server.url)
     found: dict[str, object] = {}
     for name, path in SIGNED_IN.items():
-        page.goto(live_server.url + path)
+        page.goto(live_server.url + path, wait_until="networkidle")  # with what comes after the rest
         for closed in page.query_selector_all("details:not([open]):not(.switcher)"):
             closed.evaluate("details => { details.open = true }")
         keep(page, f"{name}-{scheme}-{width}")
@@ -339,3 +339,21 @@ def test_a_database_that_is_away_is_said_in_words(
     assert findings(page) == []
     assert not scrolls_sideways(page)
     assert page.complaints == []  # type: ignore[attr-defined]
+
+
+def test_clients_of_a_long_range_come_after_the_rest_or_by_their_link(
+    open_page: Open, live_server: LiveServer, org: Org
+) -> None:
+    address = f"{live_server.url}/orgs/acme/reliability/"
+    page = open_page()
+    sign_in(page, live_server.url)
+    page.goto(address)
+    page.wait_for_selector("table#clients")
+    assert page.url == address
+    assert page.complaints == []  # type: ignore[attr-defined]
+    plain = open_page(script=False)
+    sign_in(plain, live_server.url)
+    plain.goto(address)
+    assert not plain.query_selector("table#clients")
+    plain.click("text=Show the clients")
+    plain.wait_for_selector("table#clients")

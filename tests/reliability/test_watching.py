@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.conf import LazySettings
 from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
@@ -17,6 +18,7 @@ from rest_framework.test import APIClient
 
 from ingestion.schema import UsageEvent
 from orgs.models import Org, Scope
+from reliability import watching
 from reliability.models import Incident, Watch
 from reliability.tasks import forget_incidents
 from reliability.watching import watch
@@ -243,6 +245,95 @@ def test_an_incident_is_carried_on_and_ends_and_stays_where_it_was() -> None:
         )  # fmt: skip
 
 
+def test_a_run_twice_in_a_minute_and_at_a_full_hour_is_as_good_as_once() -> None:
+    org = make_org()
+    with time_machine.travel(NOW.replace(second=1), tick=False) as clock:
+        history(org)
+        lately(org, lambda draw, moment, fields: fail(fields) if between(20, 0)(moment) else None)
+        for _ in range(2):
+            assert watch() == 1
+        before = Incident.objects.get()
+        clock.move_to(NOW.replace(second=1) + MINUTE)
+        assert watch() == 1
+        assert Incident.objects.get().pk == before.pk
+
+
+def test_an_incident_that_is_over_is_left_alone_when_its_beginning_is_no_longer_looked_at() -> None:
+    org = make_org()
+
+    def change(draw: random.Random, moment: datetime, fields: dict[str, Any]) -> None:
+        rate = 0.5 if fields["model_id"] == MODEL else 0.2
+        if between(110, 60)(moment) and draw.random() < rate:
+            fail(fields)
+
+    with time_machine.travel(NOW, tick=False) as clock:
+        history(org)
+        lately(org, change)
+        watch()
+        kept = list(Incident.objects.values_list())
+        assert len(kept) == 1
+        for minutes in range(10, 80, 10):
+            clock.move_to(NOW + minutes * MINUTE)
+            watch()
+            assert list(Incident.objects.values_list()) == kept
+
+
+def test_days_without_a_watch_leave_nothing_open() -> None:
+    org = make_org()
+    with time_machine.travel(NOW, tick=False) as clock:
+        history(org)
+        lately(org, lambda draw, moment, fields: fail(fields) if between(20, 0)(moment) else None)
+        assert watch() == 1
+        clock.move_to(NOW + 4 * DAY)
+        assert watch() == 0
+
+
+def test_a_short_outage_of_one_model_within_a_long_incident_of_another_is_told_apart() -> None:
+    org = make_org()
+
+    def change(draw: random.Random, moment: datetime, fields: dict[str, Any]) -> None:
+        if fields["model_id"] == MODEL and between(110, 10)(moment) and draw.random() < 0.2:
+            fail(fields)
+        if fields["model_id"] == OTHER_MODEL and between(60, 50)(moment):
+            fail(fields, code="down")
+
+    with time_machine.travel(NOW, tick=False):
+        history(org)
+        lately(org, change)
+        watch()
+        outage = next(found for found in windows(org) if found[1] == OTHER_MODEL)
+        assert_window(outage, ("errorRate", OTHER_MODEL, 60, 50))
+        assert len(windows(org)) == 2
+
+
+def test_what_goes_wrong_with_one_org_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, fine = make_org(), make_org("Globex")
+    real = watching.find
+
+    def find(org_id: uuid.UUID, *arguments: Any) -> Any:
+        if org_id == broken.pk:
+            raise RuntimeError("something nobody thought of")
+        return real(org_id, *arguments)
+
+    monkeypatch.setattr(watching, "find", find)
+    with time_machine.travel(NOW, tick=False):
+        for org in (broken, fine):
+            lately(org, lambda draw, moment, fields: fail(fields) if between(20, 0)(moment) else None)
+        assert watch() == 1
+    assert Incident.objects.get().org == fine
+
+
+def test_hours_that_are_kept_no_longer_than_minutes(settings: LazySettings) -> None:
+    settings.HOURLY_RETENTION_DAYS = settings.MINUTE_RETENTION_DAYS = 2
+    org = make_org()
+    with time_machine.travel(NOW, tick=False):
+        lately(org, lambda draw, moment, fields: fail(fields) if between(20, 0)(moment) else None)
+        assert watch() == 1
+    with time_machine.travel(NOW, tick=False):
+        Watch.objects.all().delete()
+        assert watch() == 1
+
+
 def test_what_comes_late_refutes_an_incident() -> None:
     org = make_org()
     is_wrong = between(20, 10)
@@ -251,13 +342,14 @@ def test_what_comes_late_refutes_an_incident() -> None:
         if is_wrong(moment) and draw.random() < 0.3:
             fail(fields)
 
-    with time_machine.travel(NOW, tick=False):
+    with time_machine.travel(NOW, tick=False) as clock:
         history(org)
         lately(org, change, calls=20)
         watch()
         assert len(windows(org)) == 1
         ingest(traffic(org, NOW.replace(second=0) - 20 * MINUTE, 10, 900))
         roll_up()
+        clock.move_to(NOW + MINUTE)
         watch()
         assert windows(org) == []
 
@@ -314,7 +406,8 @@ def test_two_that_watch_at_once_keep_one_incident() -> None:
 
 
 def test_nothing_to_look_at(django_assert_max_num_queries: DjangoAssertNumQueries) -> None:
-    with django_assert_max_num_queries(15):
+    Watch.objects.create(watched_up_to=timezone.now() - 2 * MINUTE)
+    with django_assert_max_num_queries(20):
         assert watch() == 0
     assert not Incident.objects.exists()
 

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from threading import Barrier, Thread
 from typing import Any
 
@@ -15,11 +16,11 @@ from rest_framework.test import APIClient
 from orgs.limits import MAX_CLIENTS_AN_HOUR, MAX_ERROR_CODES_AN_HOUR
 from orgs.models import Org, Scope
 from usage.aggregation import CLIENTS, OUTCOMES
-from usage.closing import close_hours
-from usage.models import REST, ClientUsage, OpenHour, OutcomeUsage
-from usage.rollups import roll_up
+from usage.closing import REMADE_AT_MOST_EVERY, close_hours
+from usage.models import REST, ClientUsage, GroupsKept, OpenHour, OutcomeUsage
+from usage.rollups import rebuild, roll_up
 from usage.verification import verify
-from usage.windows import DAY, HOUR, floor_hour
+from usage.windows import DAY, HOUR, Window, floor_hour
 
 from ..factories import MODEL, NOON, OTHER_MODEL, at, ingest, make_event, make_key, make_org
 
@@ -67,12 +68,67 @@ def test_an_hour_that_is_over_names_those_with_the_most_calls_and_then_by_name()
     calls(org, "d", 4, model_id=OTHER_MODEL)
     roll_up()
     assert clients(org) == {(NOON, "d"): 5, (NOON, "b"): 2, (NOON, "a"): 3, (NOON, ""): 1, (NOON, "c"): 2}
-    assert close_hours() == 1
+    assert close_hours(timedelta()) == 1
     assert clients(org) == {(NOON, "d"): 5, (NOON, "a"): 3, (NOON, REST): 5}
     rest = ClientUsage.objects.get(org_id=org.pk, client_id=REST)
     assert (rest.model_id, rest.input_tokens, rest.latency_counts) == (MODEL, 50, [5])
     assert verify() == []
+    assert close_hours(timedelta()) == 0
+
+
+@pytest.mark.usefixtures("two_names")
+def test_those_that_cost_most_keep_their_names_too() -> None:
+    org = make_org()
+    for client, count, cents in (("a", 3, 1), ("b", 2, 1), ("c", 2, 1), ("dear", 1, 900), ("free", 1, 0)):
+        calls(org, client, count, cost_estimate_cents=Decimal(cents))
+    roll_up()
+    close_hours(timedelta())
+    assert clients(org) == {(NOON, "a"): 3, (NOON, "b"): 2, (NOON, "dear"): 1, (NOON, REST): 3}
+    assert [(point["clientId"], point["invocations"]) for point in series(org, "client")] == [
+        ("a", 3), ("b", 2), ("dear", 1), (None, 3),
+    ]  # fmt: skip
+    assert verify() == []
+
+
+@pytest.mark.usefixtures("two_names")
+def test_a_figure_that_is_wrong_is_found_in_an_hour_that_waits_to_be_made_again() -> None:
+    org = make_org()
+    for client in "aabbccd":
+        calls(org, client)
+    roll_up()
+    close_hours(timedelta())
+    calls(org, "d")
+    roll_up()
+    assert verify() == []
+    ClientUsage.objects.filter(org_id=org.pk, client_id="a").update(invocations=77)
+    assert "invocations is 83, the events say 8" in str(verify()[0])
+
+
+def test_an_hour_is_made_again_every_five_minutes_at_most() -> None:
+    org = make_org()
+    calls(org, "a")
+    roll_up()
     assert close_hours() == 0
+    with time_machine.travel(timezone.now() + REMADE_AT_MOST_EVERY):
+        assert close_hours() == 1
+
+
+def test_groups_are_not_told_from_before_they_were_kept() -> None:
+    """Where they came with an upgrade, until the days before have been rebuilt."""
+    org = make_org()
+    calls(org, "a")
+    roll_up()
+    ClientUsage.objects.all().delete()
+    GroupsKept.objects.create(since=at(0) + 2 * DAY)
+    assert verify() == []
+    query = {"start": at(0).isoformat(), "end": (at(0) + DAY).isoformat(), "groupBy": "client"}
+    address, key = f"/analytics/v1/orgs/{org.pk}/usage", make_key(org)
+    refused = APIClient().get(address, query, headers={"X-API-Key": key})
+    assert refused.status_code == 400
+    assert refused.json()["errors"][0]["message"].startswith("lies before clientId was kept: the earliest is ")
+    rebuild(Window(at(0), at(0) + 2 * DAY))
+    assert [point["invocations"] for point in series(org, "client")] == [1]
+    assert verify() == []
 
 
 @pytest.mark.usefixtures("two_names")
@@ -82,7 +138,7 @@ def test_an_hour_that_is_not_over_keeps_every_name_and_its_answer_folds() -> Non
         for client, count in (("d", 1), ("b", 2), ("a", 3), ("c", 2)):
             calls(org, client, count)
         roll_up()
-        assert close_hours() == 0
+        assert close_hours(timedelta()) == 0
         assert len(clients(org)) == 4
         assert [(point["clientId"], point["isRest"], point["invocations"]) for point in series(org, "client")] == [
             ("a", False, 3),
@@ -99,7 +155,7 @@ def test_late_events_have_a_folded_hour_made_again_as_if_they_had_been_in_time()
         for name in names:
             calls(org, name, status="error", error_code=f"code {name}")
     roll_up()
-    close_hours()
+    close_hours(timedelta())
     assert (NOON, "c") not in clients(late)
     for _ in range(2):
         calls(late, "c", status="error", error_code="code c")
@@ -107,7 +163,7 @@ def test_late_events_have_a_folded_hour_made_again_as_if_they_had_been_in_time()
     roll_up()
     assert sum(clients(late).values()) == 9, "totals are exact at once"
     assert verify() == []
-    close_hours()
+    close_hours(timedelta())
     assert clients(late) == clients(whole) == {(NOON, "c"): 4, (NOON, "a"): 3, (NOON, REST): 2}
     codes = OutcomeUsage.objects.filter(org_id=late.pk).values_list("error_code", "invocations")
     assert dict(codes) == {"code c": 4, "code a": 3, REST: 2}
@@ -121,7 +177,7 @@ def test_successes_are_never_among_the_rest() -> None:
         calls(org, None, status="error", error_code=code)
     calls(org, None, status="timeout")
     roll_up()
-    close_hours()
+    close_hours(timedelta())
     found = OutcomeUsage.objects.filter(org_id=org.pk).values_list("status", "error_code", "invocations")
     assert sorted(found) == [(0, "", 1), (1, "y", 2), (1, "z", 3), (1, REST, 1), (2, REST, 1)]
     assert [
@@ -153,7 +209,7 @@ def test_a_hundred_thousand_clients_in_an_hour_hurt_nobody() -> None:
         assert len(points) == MAX_CLIENTS_AN_HOUR + 1
         assert sum(point["invocations"] for point in points) == 100_003
         assert [point["invocations"] for point in points if point["clientId"] == "busy"] == [3]
-        close_hours()
+        close_hours(timedelta())
     assert verify() == []
 
 
@@ -214,7 +270,7 @@ def test_two_that_close_at_once_fold_once() -> None:
 
     def work() -> None:
         barrier.wait()
-        close_hours()
+        close_hours(timedelta())
         connection.close()
 
     threads = [Thread(target=work) for _ in range(2)]

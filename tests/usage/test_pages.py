@@ -234,7 +234,7 @@ def test_a_range_without_calls_says_when_the_newest_was(org: Org) -> None:
         ("range=custom", "start is needed"),
         ("range=custom&start=2026-01-02&end=2026-01-01", "must not lie before the start"),
         ("range=custom&start=gestern&end=2026-01-01", "must be a date"),
-        ("range=custom&start=0001-01-01&end=0001-01-02", "earliest"),
+        ("range=custom&start=0001-01-01&end=0001-01-02", "too far back"),
         ("range=custom&start=9999-12-30&end=9999-12-31", "too far ahead"),
         ("range=custom&start=2020-01-01&end=2026-01-01", "days apart"),
         ("range=weird", "must be one of"),

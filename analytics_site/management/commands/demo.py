@@ -63,7 +63,7 @@ class Command(BaseCommand):
         except NotATrace as error:
             raise CommandError(str(error)) from error
         _roll_up_everything()
-        close_hours()
+        close_hours(timedelta())
         watch()
         serve = not options["no_serve"]
         with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
