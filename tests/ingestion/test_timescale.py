@@ -17,7 +17,8 @@ FILES = (
     "tests/ingestion/test_storage.py", "tests/ingestion/test_writing.py", "tests/ingestion/test_concurrency.py",
     "tests/ingestion/test_quarantine.py", "tests/analytics_site/test_migrations.py", "tests/usage/test_rollups.py",
     "tests/usage/test_properties.py", "tests/usage/test_verification.py", "tests/usage/test_retention.py",
-    "tests/usage/test_plans.py", "tests/usage/test_api.py",
+    "tests/usage/test_plans.py", "tests/usage/test_api.py", "tests/usage/test_closing.py",
+    "tests/reliability/test_watching.py",
 )  # fmt: skip
 
 
