@@ -95,6 +95,7 @@ LEFT JOIN unnest(%(org_ids)s::uuid[], %(zones)s::text[], %(days)s::date[], %(sta
     AS local(org_id, time_zone, day, start_at, end_at)
     ON local.org_id = quarters.org_id AND quarter >= local.start_at AND quarter < local.end_at
 """
+_LISTED = ("usage_delta", "usage_delta_minutes")  # what has lists of buckets yet, and no histograms
 _BY_MINUTE = """
 CREATE TEMPORARY TABLE usage_delta_minutes ON COMMIT DROP AS
 SELECT e.org_id, e.model_id, date_bin('1 minute', e.occurred_at, {origin}) AS minute, {measures},
@@ -114,12 +115,13 @@ def collect(
     """Aggregate the events `e` of a span that meet a condition into temporary tables.
 
     `usage_delta` has one row per org, model, quarter of an hour, client, status and error code, and tells the UTC hour and the
-    day of the org's zone that it lies in; `usage_delta_minutes` has one per org, model and minute, from `minutes_from` on: as
-    far back as minutes are kept. The days come from this process, so that rollups and answers use one time zone database.
+    day of the org's zone that it lies in. `usage_delta_hours` has these hours and days, with histograms. `usage_delta_minutes`
+    has one row per org, model and minute, from `minutes_from` on: as far back as minutes are kept. The days come from this
+    process, so that rollups and answers use one time zone database.
     """
     org_ids, names, dates, starts, ends = map(list, zip(*days, strict=True)) if days else ([], [], [], [], [])
     cursor.execute("SET LOCAL work_mem = '128MB'; SET LOCAL enable_hashagg = on")  # there is one writer: in memory
-    cursor.execute("DROP TABLE IF EXISTS usage_delta, usage_delta_minutes")
+    cursor.execute("DROP TABLE IF EXISTS usage_delta, usage_delta_hours, usage_delta_minutes")
     for statement in (_BY_QUARTER, _BY_MINUTE):
         cursor.execute(
             sql.SQL(statement).format(
@@ -142,6 +144,52 @@ def collect(
         )
     # What follows groups hundreds of thousands of small numbers into nearly as many groups: sorting takes half the time.
     cursor.execute("SET LOCAL enable_hashagg = off")
+    by_hour = {name: name for name in ("org_id", "model_id", "hour", "local_day", "local_zone")}
+    cursor.execute(
+        f"CREATE TEMPORARY TABLE usage_delta_hours ON COMMIT DROP AS {_rows(by_hour, 'usage_delta', 'true', 'true')}"
+    )
+
+
+def _rows(key: Mapping[str, str], delta: str, rows: str, condition: str, kept: str | None = None) -> str:
+    """A query of some rows of what was collected, added up by a key; histograms with what the rows of a table have of it."""
+    names = ", ".join(key)
+    sums = ", ".join(f"{summed(name)} AS {name}" for name in MEASURES)
+    latencies, counts = ", ".join(HISTOGRAM), "unnest(latency_counts)::float8"
+    buckets = "unnest(latency_buckets)"
+    if delta in _LISTED:
+        latencies, counts, buckets = "latencies", "1::float8", "unnest(latencies)"
+    # A row and a bucket in one number: what sorts fast. Counts are added as floats, which are exact up to 2^53 and several
+    # times as fast as what PostgreSQL adds bigints in.
+    code = f"number * {_BUCKETS} + {{}} - {ZERO}"
+    there = f"""
+        UNION ALL
+        SELECT {code.format("unnest(latency_buckets)")}, unnest(latency_counts)::float8 FROM sums
+        CROSS JOIN LATERAL (
+            SELECT latency_buckets, latency_counts FROM {kept} k
+            WHERE {" AND ".join(f"k.{name} = sums.{name}" for name in key)} LIMIT 1
+        ) kept
+    """
+    return f"""
+        WITH keyed AS (
+            SELECT dense_rank() OVER (ORDER BY {names}) AS number, * FROM (
+                SELECT {", ".join(f"{expression} AS {name}" for name, expression in key.items())},
+                    {", ".join(MEASURES)}, {latencies} FROM {delta} WHERE {rows}
+            ) delta
+            WHERE {condition}
+        ), sums AS (
+            SELECT number, {names}, {sums} FROM keyed GROUP BY number, {names}
+        ), counts AS (
+            SELECT {code.format(buckets)} AS code, {counts} AS count FROM keyed
+            {there if kept else ""}
+        ), histograms AS (
+            SELECT code / {_BUCKETS} AS number,
+                array_agg(mod(code, {_BUCKETS})::smallint + {ZERO}::smallint ORDER BY code) AS latency_buckets,
+                array_agg(count ORDER BY code) AS latency_counts
+            FROM (SELECT code, sum(count)::bigint AS count FROM counts GROUP BY code) merged
+            GROUP BY 1
+        )
+        SELECT {names}, {", ".join(COLUMNS)} FROM sums JOIN histograms USING (number) ORDER BY number
+    """
 
 
 class Kept(StrEnum):
@@ -197,40 +245,7 @@ class Rollup:
 
         With `adds`, histograms hold what the table's row of the same key has already; its measures are left out.
         """
-        key = ", ".join(f"{expression} AS {name}" for name, expression in self.key.items())
-        names = ", ".join(self.key)
-        sums = ", ".join(f"{summed(name)} AS {name}" for name in MEASURES)
-        # A row and a bucket in one number: what sorts fast. Counts are added as floats, which are exact up to 2^53 and several
-        # times as fast as what PostgreSQL adds bigints in.
-        code = f"number * {_BUCKETS} + {{bucket}} - {ZERO}"
-        kept = f"""
-            UNION ALL
-            SELECT {code.format(bucket="unnest(latency_buckets)")}, unnest(latency_counts)::float8 FROM sums
-            CROSS JOIN LATERAL (
-                SELECT latency_buckets, latency_counts FROM {self.table} k
-                WHERE {" AND ".join(f"k.{name} = sums.{name}" for name in self.key)} LIMIT 1
-            ) kept
-        """
-        return f"""
-            WITH keyed AS (
-                SELECT dense_rank() OVER (ORDER BY {names}) AS number, * FROM (
-                    SELECT {key}, {", ".join(MEASURES)}, latencies FROM {self.delta} WHERE {self.rows}
-                ) delta
-                WHERE {condition}
-            ), sums AS (
-                SELECT number, {names}, {sums} FROM keyed GROUP BY number, {names}
-            ), counts AS (
-                SELECT {code.format(bucket="unnest(latencies)")} AS code, 1::float8 AS count FROM keyed
-                {kept if adds else ""}
-            ), histograms AS (
-                SELECT code / {_BUCKETS} AS number,
-                    array_agg(mod(code, {_BUCKETS})::smallint + {ZERO}::smallint ORDER BY code) AS latency_buckets,
-                    array_agg(count ORDER BY code) AS latency_counts
-                FROM (SELECT code, sum(count)::bigint AS count FROM counts GROUP BY code) merged
-                GROUP BY 1
-            )
-            SELECT {self.columns} FROM sums JOIN histograms USING (number) ORDER BY number
-        """
+        return _rows(self.key, self.delta, self.rows, condition, self.table if adds else None)
 
     def add(self, condition: str = "true") -> str:
         """Add what was collected to the table, where a condition on the key holds. Right with one writer alone.
@@ -302,6 +317,7 @@ DAILY = Rollup(
     },
     "day",
     Kept.DAYS,
+    delta="usage_delta_hours",
 )
 DAILY_LOCAL = Rollup(
     DAYS,
@@ -309,6 +325,7 @@ DAILY_LOCAL = Rollup(
     "day",
     Kept.DAYS,
     rows="local_day IS NOT NULL",
+    delta="usage_delta_hours",
 )
 MINUTELY = Rollup(
     MINUTES,

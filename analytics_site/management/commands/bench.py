@@ -249,9 +249,9 @@ def as_model(event: Event) -> UsageEvent:
 
 
 def measure_rollup(
-    traffic: Traffic, ingest_rate: float, rounds: int = 4, events: int = 100_000
+    traffic: Traffic, ingest_rate: float, rounds: int = 4, events: int = 200_000
 ) -> tuple[list[Line], dict[str, float]]:
-    """The rollup task over ten batches a run, against the same aggregation that is not written anywhere.
+    """The rollup task over twenty batches a run, against the same aggregation that is not written anywhere.
 
     Without and with what is kept of minutes, clients and error codes: every other round leaves them out.
     """
