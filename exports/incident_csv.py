@@ -61,15 +61,26 @@ class Incident:
 
     @property
     def _events(self) -> sql.Composed:
-        """The primary key serves it, read backwards; days outside of the window are left out."""
+        """The primary key serves it, read backwards; days outside of the window are left out.
+
+        The order names the table: columns of the file have the same names, and would be sorted as the text that they are.
+        """
         events = sql.SQL(
-            "FROM usage_events WHERE org_id = {org} AND occurred_at >= {start} AND occurred_at < {end}"
+            "FROM usage_events e WHERE org_id = {org} AND occurred_at >= {start} AND occurred_at < {end}"
         ).format(org=self.org_id, start=self.window.start, end=self.window.end)
         if self.model_id is not None:
             events += sql.SQL(" AND model_id = {}").format(self.model_id)
         if self.status is not None:
             events += sql.SQL(" AND status = {}").format(int(self.status))
-        return events + sql.SQL(" ORDER BY org_id DESC, occurred_at DESC, event_id DESC")
+        return events + sql.SQL(" ORDER BY e.org_id DESC, e.occurred_at DESC, e.event_id DESC")
+
+    @property
+    def query(self) -> sql.Composed:
+        """The file's columns of these events."""
+        columns = sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(sql.SQL(how), sql.Identifier(name)) for name, how in COLUMNS.items()
+        )
+        return sql.SQL("SELECT {} {} LIMIT {}").format(columns, self._events, self.limit)
 
     def is_cut(self) -> bool:
         """Whether there are more events than the limit."""
@@ -79,12 +90,7 @@ class Incident:
 
     def file(self) -> Iterator[bytes]:
         """The file, some lines at a time. Memory is that of a chunk."""
-        columns = sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(sql.SQL(how), sql.Identifier(name)) for name, how in COLUMNS.items()
-        )
-        statement = sql.SQL("COPY (SELECT {} {} LIMIT {}) TO STDOUT (FORMAT CSV, HEADER)").format(
-            columns, self._events, self.limit
-        )
+        statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT CSV, HEADER)").format(self.query)
         rows: list[bytes | memoryview] = []
         size = 0
         with transaction.atomic(), connection.cursor() as cursor, cursor.copy(statement) as copy:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.db import connection
 from django.utils import timezone
+from psycopg import sql
 from rest_framework.test import APIClient
 
+from exports.incident_csv import Incident
 from ingestion.models import Batch
 from orgs.limits import DEFAULT_INCIDENT_ROWS
 from orgs.models import Org, Scope
-from usage.windows import DAY
+from usage.windows import DAY, Window
 
 from ..factories import MODEL, OTHER_MODEL, at, ingest, make_event, make_key, make_org
 
@@ -155,3 +158,15 @@ def test_a_key_without_the_scope_or_of_another_org_gets_nothing(api: APIClient, 
     assert api.get(address, query).status_code == 401
     for token in (make_key(org, Scope.USAGE_READ), make_key(make_org("Globex"), Scope.RELIABILITY_READ)):
         assert api.get(address, query, headers={"X-API-Key": token}).status_code == 403
+
+
+def test_the_file_comes_in_the_order_of_the_primary_key_and_is_never_sorted() -> None:
+    org = make_org()
+    ingest([make_event(org)])
+    incident = Incident(org.pk, Window(at(0), at(0) + DAY), 1_000)
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(sql.SQL("EXPLAIN {}").format(incident.query))
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "Index Scan Backward" in plan
+    assert "Sort" not in plan
