@@ -12,7 +12,7 @@ and None where a value is not known. They are read while they are written, so a 
 what is read, by however many statements, to one moment.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -54,30 +54,32 @@ class Column:
 class Copied:
     """A dataset as the CSV that PostgreSQL makes of it: as fast as it can be had.
 
-    `chunks` are (rows, bytes), the header in the first; `totals` reads those of the same rows. Within one `snapshot` they agree.
+    `chunks` are (rows, bytes), the header in the first; `totals` reads those of the same rows, told how many they are. Within one
+    `snapshot` they agree.
     """
 
     chunks: Callable[[], Iterator[tuple[int, bytes]]]
-    totals: Callable[[], dict[str, Number]]
+    totals: Callable[[int], dict[str, Number]]
 
 
 @dataclass(frozen=True)
 class Dataset:
     name: str
     columns: tuple[Column, ...]
-    rows: Iterator[Row]
+    rows: Generator[Row, None, None]
     copied: Copied | None = None
 
 
 @contextmanager
-def snapshot() -> Iterator[None]:
-    """A transaction that sees one moment and writes nothing. Within another transaction it is that one's, whatever it sees.
+def snapshot() -> Generator[None, None, None]:
+    """A transaction that sees one moment and writes nothing. Within another transaction it is that one, whatever it sees.
 
     While rows are read it is open: whoever writes meanwhile, how far a file has come for instance, needs another connection.
     """
-    is_outermost = not connection.in_atomic_block
+    if connection.in_atomic_block:  # no savepoint: rows that somebody stopped reading would end it at any time
+        yield
+        return
     with transaction.atomic():
-        if is_outermost:
-            with connection.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield

@@ -5,11 +5,12 @@ becoming objects here; other formats read typed rows through a server-side curso
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from django.db import connection
-from psycopg import sql
+from psycopg import ServerCursor, sql
 
 from exports.csv_writer import FORMULA_STARTS
 from ingestion.models import Status
@@ -81,6 +82,10 @@ class Incident:
     @property
     def _events(self) -> sql.Composed:
         """The primary key serves it, read backwards; days outside of the window are left out."""
+        return self._unordered + sql.SQL(" ORDER BY org_id DESC, occurred_at DESC, event_id DESC")
+
+    @property
+    def _unordered(self) -> sql.Composed:
         events = sql.SQL(
             "FROM usage_events WHERE org_id = {org} AND occurred_at >= {start} AND occurred_at < {end}"
         ).format(org=self.org_id, start=self.window.start, end=self.window.end)
@@ -88,7 +93,14 @@ class Incident:
             events += sql.SQL(" AND model_id = {}").format(self.model_id)
         if self.status is not None:
             events += sql.SQL(" AND status = {}").format(int(self.status))
-        return events + sql.SQL(" ORDER BY org_id DESC, occurred_at DESC, event_id DESC")
+        return events
+
+    def sums(self, names: Sequence[str], *, is_whole: bool) -> sql.Composed:
+        """The query of some columns' sums. Where nothing is cut off, in whatever order is fastest."""
+        summed = sql.SQL(", ").join(sql.SQL("coalesce(sum({0}), 0)").format(sql.Identifier(name)) for name in names)
+        if is_whole:
+            return sql.SQL("SELECT {} {}").format(summed, self._unordered)
+        return sql.SQL("SELECT {} FROM (SELECT * {} LIMIT {}) events").format(summed, self._events, self.limit)
 
     def selected(self, how: Callable[[Column], str]) -> sql.Composed:
         """The query, each column written as somebody wants it."""
@@ -100,13 +112,14 @@ class Incident:
 
 def dataset(incident: Incident) -> Dataset:
     return Dataset(
-        "incident_events", COLUMNS, _rows(incident), Copied(lambda: copied(incident), lambda: totals(incident))
+        "incident_events", COLUMNS, _rows(incident), Copied(partial(copied, incident), partial(totals, incident))
     )
 
 
-def _rows(incident: Incident) -> Iterator[Row]:
-    with snapshot(), connection.chunked_cursor() as cursor:
-        cursor.execute(incident.selected(_value))
+def _rows(incident: Incident) -> Generator[Row, None, None]:
+    # In binary, which Django's own cursors have not: times that come as text are read in Python, which takes twice as long.
+    with snapshot(), ServerCursor(connection.connection, f"incident_{uuid.uuid4().hex}") as cursor:
+        cursor.execute(incident.selected(_value), binary=True)
         while rows := cursor.fetchmany(EXPORT_ROWS_AT_ONCE):
             yield from rows
 
@@ -127,12 +140,11 @@ def copied(incident: Incident) -> Iterator[tuple[int, bytes]]:
         yield len(lines) - header, _terminated(lines)
 
 
-def totals(incident: Incident) -> dict[str, Number]:
-    """Of the columns that are summed."""
+def totals(incident: Incident, rows: int) -> dict[str, Number]:
+    """Of the columns that are summed, over the rows of a file that has so many."""
     names = [column.name for column in COLUMNS if column.is_summed]
-    sums = sql.SQL(", ").join(sql.SQL("coalesce(sum({0}), 0)").format(sql.Identifier(name)) for name in names)
     with connection.cursor() as cursor:
-        cursor.execute(sql.SQL("SELECT {} FROM ({}) events").format(sums, incident.selected(_value)))
+        cursor.execute(incident.sums(names, is_whole=rows < incident.limit))
         return dict(zip(names, cursor.fetchone(), strict=True))
 
 

@@ -4,7 +4,7 @@ Months are those of each org's own zone, or of one zone for all. The month that 
 slug; memory is that of one org's month by day.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
@@ -72,7 +72,7 @@ def dataset(request: Request) -> Dataset:
     return Dataset("org_summary", COLUMNS, _rows(request, now))
 
 
-def _rows(request: Request, now: datetime) -> Iterator[Row]:
+def _rows(request: Request, now: datetime) -> Generator[Row, None, None]:
     with snapshot():
         for org in Org.objects.order_by("slug").iterator():
             zone = request.zone or zone_of(org)

@@ -6,7 +6,7 @@ by the hour, or at most of `MAX_SERIES_POINTS`, however long it is.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -115,7 +115,7 @@ def _halves(question: Question) -> tuple[Question, Question] | None:
     )
 
 
-def _rows(request: Request) -> Iterator[Row]:
+def _rows(request: Request) -> Generator[Row, None, None]:
     names: dict[uuid.UUID, str] = {}
     with snapshot():
         found = read(request.question, request.model_ids)

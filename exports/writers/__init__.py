@@ -6,7 +6,7 @@ dataset, and leaves `target` open. `batches` is how it goes through the rows: th
 
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from enum import StrEnum
@@ -96,10 +96,10 @@ def write(kind: Format, dataset: Dataset, target: BinaryIO, progress: Progress |
     What is in `target` then is no file. PostgreSQL writes the CSV where the dataset can be had so.
     """
     write_rows = writer(kind)
-    with snapshot():
+    with snapshot(), closing(dataset.rows):
         if dataset.copied is None or kind not in (Format.CSV, Format.CSV_GZ):
             return write_rows(dataset.columns, dataset.rows, target, progress)
-        written = Written(totals=dataset.copied.totals())
+        written = Written()
         with compressed(target) if kind is Format.CSV_GZ else nullcontext(target) as file:
             reported = 0
             for rows, chunk in dataset.copied.chunks():
@@ -108,6 +108,7 @@ def write(kind: Format, dataset: Dataset, target: BinaryIO, progress: Progress |
                 if progress is not None and written.rows - reported >= EXPORT_ROWS_AT_ONCE:
                     reported = written.rows
                     progress(reported)
+        written.totals = dataset.copied.totals(written.rows)
         if progress is not None:
             progress(written.rows)
         return written

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from io import BytesIO
@@ -11,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import time_machine
-from django.db import connection
+from django.db import InternalError, connection
 from django.test.utils import CaptureQueriesContext
 
-from exports.datasets import Column, Dataset, Type, incident_events, org_summary, usage
+from exports.datasets import Column, Dataset, Type, incident_events, org_summary, snapshot, usage
 from exports.datasets.incident_events import Incident
 from exports.datasets.usage import Grain, Request
 from exports.writers import Format, writer
@@ -173,6 +174,32 @@ def test_the_names_of_models_are_asked_for_once() -> None:
     ) as queries:
         assert len(list(dataset.rows)) == 9
     assert len([query for query in queries if not query["sql"].startswith(("SAVEPOINT", "RELEASE"))]) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_all_of_a_file_is_of_one_moment() -> None:
+    """Events that are counted while it is read are in none of its rows, though it is read in pieces."""
+    org, window = make_org(), Window(at(0), at(0) + 3 * DAY)
+    counted(org, at(9), at(9) + DAY)
+
+    def count_more() -> None:
+        try:
+            counted(org, at(10), at(10) + DAY, at(10) + 2 * DAY)
+        finally:
+            connection.close()
+
+    rows = usage.dataset(Request(org.pk, window, Grain.HOURLY)).rows
+    assert next(rows)[0] == at(9)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(count_more).result()
+    assert [row[0] for row in rows] == [at(9) + DAY]
+    assert len(list(usage.dataset(Request(org.pk, window, Grain.HOURLY)).rows)) == 5
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_is_written_while_rows_are_read() -> None:
+    with snapshot(), pytest.raises(InternalError, match="read-only transaction"):
+        make_org()
 
 
 # ── Orgs by month ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -172,7 +172,7 @@ def test_a_format_says_what_is_not_installed(kind: Format, package: str, monkeyp
     monkeypatch.setattr("exports.writers.find_spec", lambda name: None)
     assert f"need the package {package}, which is not installed here" in kind.missing
     with pytest.raises(Unwritable, match="optional dependencies `files`"):
-        write(kind, Dataset("any", COLUMNS, iter(())), io.BytesIO())
+        write(kind, Dataset("any", COLUMNS, (row for row in ())), io.BytesIO())
     assert Format.CSV.missing == ""
 
 
@@ -216,3 +216,19 @@ def test_memory_is_flat_however_many_events_an_incident_has() -> None:
         assert max(held) - before < 120 * 2**20, kind
         third = len(held) // 3
         assert max(held[-third:]) - max(held[:-third]) < 30 * 2**20, kind
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_file_that_is_refused_leaves_the_connection_fit_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    from exports.writers import xlsx
+
+    org = make_org()
+    ingest([make_event(org, occurred_at=at(hour)) for hour in range(9)])
+    incident = Incident(org.pk, Window(at(0), at(0) + DAY), 100)
+    monkeypatch.setattr(xlsx, "MAX_ROWS", 2)
+    with pytest.raises(Unwritable):
+        write(Format.XLSX, incident_events.dataset(incident), io.BytesIO())
+    assert not connection.in_atomic_block
+    ingest([make_event(org, occurred_at=at(9))])
+    assert write(Format.PARQUET, incident_events.dataset(incident), io.BytesIO()).rows == 10
+    assert write(Format.CSV, incident_events.dataset(incident), io.BytesIO()).totals["input_tokens"] == 100
