@@ -18,7 +18,8 @@ from orgs.models import Org, Scope
 from usage.queries import Wrong, read_parameters
 from usage.windows import DAY, UTC_ZONE, Window, local_day, midnight
 
-from .incident_csv import Incident
+from .datasets.incident_events import Incident
+from .incident_csv import file
 
 
 class CsvRenderer(BaseRenderer):
@@ -90,4 +91,4 @@ class IncidentView(APIView):
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         if incident.is_cut():
             headers["X-Truncated"] = "true"
-        return StreamingHttpResponse(incident.file(), content_type="text/csv; charset=utf-8", headers=headers)
+        return StreamingHttpResponse(file(incident), content_type="text/csv; charset=utf-8", headers=headers)

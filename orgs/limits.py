@@ -42,6 +42,16 @@ MAX_INCIDENT_ROWS = 5_000_000  # about 1 GB of CSV, streamed
 MAX_INCIDENTS = 1_000  # of one answer: with their causes about 1 MB
 MAX_ADMIN_COUNT = 10_000  # rows an admin list counts; beyond, it says "more"
 
+# ── Exports ──────────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_EXPORT_DAYS = 31  # of a zone, in one file of usage: the longest month
+MAX_SUMMARY_MONTHS = 12  # of one file about all orgs: each is a question for each org
+EXPORT_ROWS_AT_ONCE = (
+    10_000  # that a file is made of: about 10 MB of objects, and a tenth of a second between two reports
+)
+MAX_XLSX_ROWS = 1_048_576  # of a sheet, header and totals among them: no spreadsheet opens more
+MAX_XLSX_TEXT = 32_767  # characters of a cell, likewise
+MAX_XLSX_DIGITS = 15  # of a number that a spreadsheet keeps exactly; a longer one stands as text
+
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 KEY_USE_RESOLUTION = timedelta(minutes=1)  # how exact "last used" is: at most one write a key and minute
 INVITATION_LIFETIME = timedelta(days=7)

@@ -43,6 +43,10 @@ class Unanswerable(ValueError):
         self.field = field
 
 
+class TooManyPoints(Unanswerable):
+    """Shorter windows of the same question can be answered."""
+
+
 class Figures(msgspec.Struct):
     """Sums over some events. `cost_cents` is exact and leaves unpriced invocations out."""
 
@@ -152,7 +156,7 @@ def zone_of(org: Org) -> ZoneInfo:
 
 def points(question: Question, *, histograms: bool = False) -> list[Point]:
     """One point per bucket and part that saw traffic, by bucket, then part. Raises `Unanswerable`."""
-    _check_horizons(question)
+    check_horizons(question)
     granularity = Granularity.HOUR if question.as_one else question.granularity
     parts = plan(question.window, granularity, question.zone)
     statement, parameters = _statement(question, parts, histograms)
@@ -161,7 +165,7 @@ def points(question: Question, *, histograms: bool = False) -> list[Point]:
         rows = cursor.fetchall()
     found = _points(rows, question, histograms)
     if len(found) > MAX_SERIES_POINTS or len(rows) > MAX_ROWS:
-        raise Unanswerable(
+        raise TooManyPoints(
             "start",
             f"has more than {MAX_SERIES_POINTS:,} points up to end: ask for a shorter range, granularity=day or one modelId",
         )
@@ -210,7 +214,7 @@ def _start_of(bucket: int, question: Question) -> datetime:
     return midnight(_EPOCH.date() + bucket * DAY, question.zone)
 
 
-def _check_horizons(question: Question) -> None:
+def check_horizons(question: Question) -> None:
     """Refuse what retention has taken, naming the nearest bound that can be answered."""
     now, start = timezone.now(), question.window.start
     hours, days = hourly_horizon(now), daily_horizon(now, question.zone)

@@ -45,6 +45,15 @@ def local_day(moment: datetime, zone: ZoneInfo) -> date:
     return utc(moment).astimezone(zone).date()
 
 
+def first_of_month(day: date) -> date:
+    return day.replace(day=1)
+
+
+def next_month(day: date) -> date:
+    """The first day of the month after that of a day."""
+    return (first_of_month(day) + 31 * DAY).replace(day=1)
+
+
 @dataclass(frozen=True, order=True)
 class Window:
     """start <= t < end, aware UTC."""
@@ -170,6 +179,11 @@ def _by_hour(window: Window) -> Iterator[Piece]:
 def shift_days(moment: datetime, days: int, zone: ZoneInfo) -> datetime:
     """The same time of day in a zone, some days later or earlier."""
     return (utc(moment).astimezone(zone) + days * DAY).astimezone(UTC)
+
+
+def month(first: date, zone: ZoneInfo) -> Window:
+    """The calendar month of a zone that begins with a day."""
+    return Window(midnight(first, zone), midnight(next_month(first), zone))
 
 
 def buckets(window: Window, granularity: Granularity, zone: ZoneInfo) -> Iterator[Window]:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from psycopg import sql
 from rest_framework.test import APIClient
 
-from exports.incident_csv import Incident
+from exports.datasets.incident_events import Incident
 from ingestion.models import Batch
 from orgs.limits import DEFAULT_INCIDENT_ROWS
 from orgs.models import Org, Scope
