@@ -32,6 +32,7 @@ from usage.series import Figures, Key
 from usage.timeline import bucket_namer
 from usage.windows import DAY, HOUR
 
+from . import exact
 from .conditions import Condition
 from .detection import Measure
 from .models import Blame, Incident
@@ -41,7 +42,8 @@ from .views import PERCENTILES
 STANDS_OUT = 0.4  # of the bad calls beyond the usual: a likely cause has at least this part
 CSV_ROWS = 1_000_000  # of an incident's file: its onset comes last
 MAX_ROWS = 20  # of the lists that are not the series
-PADDING = timedelta(minutes=30)  # on both sides of an incident that is looked at closely
+# On both sides of an incident that is looked at closely: so much that all is an hour, of which exact percentiles can be had.
+LEAST_PADDING, MOST_PADDING = timedelta(minutes=10), timedelta(minutes=25)
 _EXPLAINED = {
     "p50": "Half of the calls took at most this long.",
     "p95": "95 of 100 calls took at most this long.",
@@ -270,7 +272,8 @@ def _blamed(kind: str, name: str, overview: Overview) -> str:
 
 def _closer(incident: Incident, end: datetime, filters: Filters) -> str:
     """This page, for the incident and what was around it, by the minute where that is kept."""
-    start, end = incident.started_at - PADDING, min(end + PADDING, max(filters.now, end))
+    padding = min(MOST_PADDING, max(LEAST_PADDING, (exact.LONGEST - (end - incident.started_at)) // 2))
+    start, end = incident.started_at - padding, min(end + padding, max(filters.now, end))
     return filters.link(
         range="custom", start=_local(start, filters), end=_local(end, filters), granularity="auto", exact="",
         model=incident.model_id or filters.model,

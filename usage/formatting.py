@@ -105,7 +105,8 @@ def latency(ms: float | None) -> str:
     if round(ms) < 1000:
         return f"{ms:.0f}\N{NO-BREAK SPACE}ms"
     seconds = ms / 1000
-    return f"{seconds:,.{2 if seconds < 10 else 1 if seconds < 100 else 0}f}\N{NO-BREAK SPACE}s"
+    digits = 2 if round(seconds, 2) < 10 else 1 if round(seconds, 1) < 100 else 0
+    return f"{seconds:,.{digits}f}\N{NO-BREAK SPACE}s"
 
 
 def round_latency(ms: Decimal, step: Decimal) -> str:

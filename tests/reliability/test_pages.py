@@ -232,9 +232,11 @@ def test_slowness_of_all_models_that_goes_on(org: Org) -> None:
 def test_an_incident_leads_to_what_was_around_it_and_to_its_calls(org: Org) -> None:
     make_incident(org)
     html = unescape(page(org))
-    around = f"?{custom(at(9, 35), at(10, 55)).replace(':', '%3A')}&model={MODEL}"
+    around = f"?{custom(at(9, 45), at(10, 45)).replace(':', '%3A')}&model={MODEL}"
     assert f'href="{around}"' in html
-    assert exact_values(page(org, around[1:]))["total-invocations"] == "18"
+    closer = page(org, around[1:])
+    assert exact_values(closer)["total-invocations"] == "18"
+    assert "Exact percentiles" in closer, "an hour at most"
     link = re.search(r'href="(/analytics/[^"]*incident\.csv[^"]*)"', html)
     assert link is not None
     # The session of the page is enough for the file.
@@ -397,3 +399,14 @@ def test_no_inline_script_or_style(org: Org) -> None:
     assert " style=" not in html
     assert "<style" not in html
     assert "<script>" not in html
+
+
+def test_staff_read_incidents_in_words(boss: Client) -> None:
+    org = make_org()
+    make_model()
+    shared = {"org": org, "started_at": at(1), "ended_at": at(2), "score": 20, "invocations": 9, "failures": 4}
+    Incident.objects.create(measure="errorRate", model_id=MODEL, observed=0.7538461538, normal=0.01, **shared)
+    Incident.objects.create(measure="p95", observed=9_996, normal=2_000, is_open=False, **shared)
+    html = boss.get("/admin/reliability/incident/").content.decode()
+    for text in ("Cedar Large", "75.4%", "1.0%", "ongoing", "all together", "10.0\N{NO-BREAK SPACE}s", "over"):
+        assert f">{text}<" in html
