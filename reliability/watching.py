@@ -55,8 +55,11 @@ class Found:
     conditions: list[str]
 
 
-def watch() -> int:
-    """Look once; returns how many incidents are open. Returns at once where another process looks."""
+def watch(since: datetime | None = None) -> int:
+    """Look once; returns how many incidents are open. Returns at once where another process looks.
+
+    With `since`, what was looked at from then on is looked at again, as far back as minutes are kept.
+    """
     if not hold_for_session(Lock.WATCH, ""):
         return 0
     try:
@@ -64,7 +67,7 @@ def watch() -> int:
         until = complete_up_to(now).replace(second=0, microsecond=0)  # what is not counted yet is no recovery
         watched = Watch.objects.values_list("watched_up_to", flat=True).filter(pk=1).first()
         horizon = minutes_horizon(now)
-        step = horizon if watched is None else max(watched, horizon)
+        step = max(horizon, watched or horizon if since is None else min(since, watched or since))
         while step < until:
             step = min(step + CATCHES_UP_BY, until)
             _look(Window(max(horizon, step - WATCHED), step))

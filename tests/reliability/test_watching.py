@@ -278,6 +278,22 @@ def test_an_incident_that_is_over_is_left_alone_when_its_beginning_is_no_longer_
             assert list(Incident.objects.values_list()) == kept
 
 
+def test_what_is_loaded_long_after_it_happened_is_looked_at_where_that_is_asked() -> None:
+    org = make_org()
+    with time_machine.travel(NOW + 5 * 60 * MINUTE, tick=False):
+        history(org)
+        watch()
+        lately(org, lambda draw, moment, fields: fail(fields) if between(90, 60)(moment) else None)
+        watch()
+        assert windows(org) == []
+        watch(since=NOW - 180 * MINUTE)
+        assert_window(windows(org)[0], ("errorRate", None, 90, 60))
+        first = Incident.objects.get()
+        watch(since=NOW - 180 * MINUTE)
+        assert Incident.objects.get() == first
+        assert Watch.objects.get().watched_up_to == (NOW + 5 * 60 * MINUTE).replace(second=0)
+
+
 def test_days_without_a_watch_leave_nothing_open() -> None:
     org = make_org()
     with time_machine.travel(NOW, tick=False) as clock:

@@ -64,7 +64,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         _roll_up_everything()
         close_hours(timedelta())
-        watch()
+        watch(since=span[0] if span else None)  # what was loaded may be older than what the last run looked at
         serve = not options["no_serve"]
         with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as running:
             base, web = running.enter_context(_web(settings.HTTP_PORT if serve else None))
