@@ -357,3 +357,15 @@ def test_clients_of_a_long_range_come_after_the_rest_or_by_their_link(
     assert not plain.query_selector("table#clients")
     plain.click("text=Show the clients")
     plain.wait_for_selector("table#clients")
+
+
+def test_looking_closer_at_an_incident_begins_at_the_top(open_page: Open, live_server: LiveServer, org: Org) -> None:
+    page = open_page(bypass_csp=True)  # so that the test may look where the page stands
+    sign_in(page, live_server.url)
+    page.goto(f"{live_server.url}/orgs/acme/reliability/?range=24h")
+    link = page.locator("text=Look closer").first
+    link.scroll_into_view_if_needed()
+    with page.expect_response(lambda response: "start=" in response.url):
+        link.click()
+    page.wait_for_url("**start=**")
+    page.wait_for_function("window.scrollY === 0")
