@@ -62,22 +62,28 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Chart:
+class Drawing:
+    """What every chart over time has, bars or lines."""
+
     columns: int  # width of the drawing in its units
     shapes: list[Shape]
     slots: list[Slot]
     amounts: list[Tick]
     times: list[Tick]
+
+    @property
+    def has_unfinished(self) -> bool:
+        return any(slot.is_unfinished for slot in self.slots)
+
+
+@dataclass(frozen=True)
+class Chart(Drawing):
     legend: list[Series]
 
     @property
     def is_dense(self) -> bool:
         """Too many bars for lines between their parts."""
         return len(self.slots) > DENSE
-
-    @property
-    def has_unfinished(self) -> bool:
-        return any(slot.is_unfinished for slot in self.slots)
 
 
 def round_steps(largest: Decimal | int, smallest_step: Decimal = Decimal(0)) -> list[Decimal]:
@@ -88,6 +94,21 @@ def round_steps(largest: Decimal | int, smallest_step: Decimal = Decimal(0)) -> 
     power = Decimal(1).scaleb(rough.adjusted())
     step = max(smallest_step, next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough))
     return [step * n for n in range(math.ceil(Decimal(largest) / step) + 1)]
+
+
+def amount_ticks(steps: Sequence[Decimal], label_of: Callable[[Decimal, Decimal], str]) -> list[Tick]:
+    """Round steps, as `round_steps` has them, from the bottom of the drawing to its top."""
+    scale = HEIGHT / float(steps[-1])
+    return [Tick(round(HEIGHT - float(step) * scale, 2), label_of(step, steps[1])) for step in steps]
+
+
+def time_ticks(times: Mapping[int, str], count: int) -> list[Tick]:
+    """The names of some of so many buckets, each below the middle of its own."""
+    width = 100 / max(1, count)
+    return [
+        Tick(round((n + 0.5) * width, 4), label, is_minor=position % 2 == 1)
+        for position, (n, label) in enumerate(times.items())
+    ]
 
 
 def top_series(
@@ -141,10 +162,7 @@ def stacked(
         columns=count * COLUMN,
         shapes=shapes,
         slots=slots,
-        amounts=[Tick(round(HEIGHT - float(step) * scale, 2), label_of(step, steps[1])) for step in steps],
-        times=[
-            Tick(round((n + 0.5) * width, 4), label, is_minor=position % 2 == 1)
-            for position, (n, label) in enumerate(times.items())
-        ],
+        amounts=amount_ticks(steps, label_of),
+        times=time_ticks(times, count),
         legend=list(series),
     )

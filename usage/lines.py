@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
 
-from .charts import COLUMN, HEIGHT, Shape, Slot, Tick, round_steps
+from .charts import COLUMN, HEIGHT, Drawing, Shape, Slot, amount_ticks, round_steps, time_ticks
 
 MIN_MARK = 0.5  # percent of the width: what lasted a minute is seen among days
 
@@ -28,20 +28,11 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class LineChart:
+class LineChart(Drawing):
     id: str
-    columns: int  # width of the drawing in its units
     area: str
-    shapes: list[Shape]
     marks: list[Mark]
-    slots: list[Slot]
-    amounts: list[Tick]
-    times: list[Tick]
     legend: list[Line]
-
-    @property
-    def has_unfinished(self) -> bool:
-        return any(slot.is_unfinished for slot in self.slots)
 
 
 def lined(
@@ -71,11 +62,8 @@ def lined(
         shapes=[Shape(line.style, _path(line, scale)) for line in lines],
         marks=[_mark(start * width, end * width) for start, end in marks],
         slots=[Slot(round(n * width, 3), round(width, 3), text, n in unfinished, 0) for n, text in enumerate(says)],
-        amounts=[Tick(round(HEIGHT - float(step) * scale, 2), label_of(step, steps[1])) for step in steps],
-        times=[
-            Tick(round((n + 0.5) * width, 4), label, is_minor=position % 2 == 1)
-            for position, (n, label) in enumerate(times.items())
-        ],
+        amounts=amount_ticks(steps, label_of),
+        times=time_ticks(times, count),
         legend=list(lines),
     )
 
