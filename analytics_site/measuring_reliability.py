@@ -17,8 +17,7 @@ from django.utils import timezone
 from ingestion import storage
 from ingestion.models import Batch, Door
 from orgs.models import Org
-from reliability.views import PERCENTILES
-from usage.histogram import merge, percentiles
+from usage.histogram import PERCENTILES, merge, percentiles
 from usage.rollups import roll_up
 from usage.series import Question, points
 from usage.windows import DAY, HOUR, Granularity, Window, floor_hour

@@ -1,5 +1,5 @@
 """Every advisory lock of the service, in one place: no two have one number. All last for the transaction,
-except those of a stream's readers and of maintenance, which last for their sessions."""
+except those of a stream's readers, of maintenance and of the watch, which last for their sessions."""
 
 import enum
 

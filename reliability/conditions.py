@@ -7,15 +7,15 @@ compares with 15 minutes before must also be more than chance.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from itertools import accumulate
 
 from usage.histogram import merge
+from usage.windows import MINUTE
 
 from .normal import P95, Sample, count_from, first_slow, p95_of
 
-MINUTE = timedelta(minutes=1)
 # Calls in the minutes looked at, and in those compared with.
 MIN_CALLS = 20
 # Minutes: how far back is compared.

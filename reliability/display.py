@@ -25,19 +25,19 @@ from usage.formatting import (
     round_percentage,
     short,
 )
+from usage.histogram import PERCENTILES
 from usage.lines import Line, LineChart, lined
 from usage.models import REST
 from usage.overview import client_name
 from usage.series import Figures, Key
 from usage.timeline import bucket_namer
-from usage.windows import DAY, HOUR
+from usage.windows import DAY, HOUR, MINUTE
 
 from . import exact
 from .conditions import Condition
 from .detection import Measure
 from .models import Blame, Incident
-from .overview import MINUTE, Outcomes, Overview
-from .views import PERCENTILES
+from .overview import Outcomes, Overview
 
 STANDS_OUT = 0.4  # of the bad calls beyond the usual: a likely cause has at least this part
 CSV_ROWS = 1_000_000  # of an incident's file: its onset comes last

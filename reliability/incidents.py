@@ -9,9 +9,9 @@ from orgs.limits import MAX_INCIDENTS
 from orgs.models import Org
 from usage.freshness import complete_up_to
 from usage.recent import minutes
-from usage.windows import Window
+from usage.windows import MINUTE, Window
 
-from .conditions import MINUTE, Held, held
+from .conditions import Held, held
 from .models import Incident
 from .watching import Subject, samples_of
 

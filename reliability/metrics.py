@@ -38,8 +38,8 @@ class ReliabilityState:
         rows = [row for org_id in orgs for row in minutes(window, org_id)]
         yield from _families(orgs, _subjects(rows))
         lag = GaugeMetricFamily("analytics_freshness_lag_seconds", "How far an org's figures trail", labels=("org",))
-        for org_id, seconds in freshness.lags(orgs, now).items():
-            lag.add_metric((orgs[org_id].slug,), seconds)
+        for org_id, trailing in freshness.lags(orgs, now).items():
+            lag.add_metric((orgs[org_id].slug,), trailing.total_seconds())
         yield lag
         watched = Watch.objects.values_list("watched_up_to", flat=True).first()
         if watched is not None:

@@ -14,20 +14,18 @@ from django.utils import timezone
 
 from orgs.models import Org
 from usage.filters import Filters
-from usage.histogram import Histogram, merge, percentiles
+from usage.histogram import PERCENTILES, Histogram, merge, percentiles
 from usage.overview import models_of, names_of
 from usage.recent import minutes
 from usage.retention import minutes_horizon
 from usage.series import Figures, Group, Key, Question, Unanswerable, points
 from usage.timeline import UNITS, Timeline
-from usage.windows import HOUR, Granularity, Window, buckets
+from usage.windows import HOUR, MINUTE, Granularity, Window, buckets
 
 from . import exact
 from .incidents import incidents_of
 from .models import Incident
-from .views import PERCENTILES
 
-MINUTE = timedelta(minutes=1)
 MINUTES_UP_TO = timedelta(hours=6)
 _NO_HISTOGRAM: Histogram = ((), ())
 K = TypeVar("K", bound=Hashable)

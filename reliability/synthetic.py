@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 
 from usage.histogram import GAMMA, Histogram, merge
+from usage.windows import MINUTE
 
 from .causes import Counts
 from .normal import Sample
 
 FIRST_DAY = datetime(2026, 1, 5, tzinfo=UTC)
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 CLIENTS = [f"client-{number}" for number in range(1, 11)]
 CLIENT_WEIGHTS = [1 / math.sqrt(rank) for rank in range(1, 11)]
 MAX_BUCKET = 700  # about 20 minutes

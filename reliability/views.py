@@ -12,9 +12,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from ingestion.models import Status
 from orgs.limits import MAX_INCIDENTS
 from orgs.models import Org, Scope
-from usage.histogram import percentiles
+from usage.histogram import PERCENTILES, percentiles
 from usage.queries import one_of, part_of, read_parameters, read_question, refused
 from usage.series import PART_NAMES, Group, Point, Unanswerable, points
 from usage.views import SERIES_PARAMETERS, Fields, group_parameter, part_fields
@@ -39,10 +40,6 @@ def _causes_of(group: Group, name: str) -> serializers.Serializer[Any]:
         del fields["isRest"]
     serializer: serializers.Serializer[Any] = inline_serializer(name, {**fields, **_BLAME}, many=True)
     return serializer
-
-
-PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-_STATUSES = ("success", "error", "timeout", "throttled")
 
 
 class ReliabilityView(APIView):
@@ -71,7 +68,7 @@ class ReliabilityView(APIView):
                         "errorRate": serializers.FloatField(help_text="0 to 1; every status but success."),
                         "invocations": serializers.IntegerField(),
                         "statuses": inline_serializer(
-                            "StatusCounts", {name: serializers.IntegerField() for name in _STATUSES}
+                            "StatusCounts", {name: serializers.IntegerField() for name in Status.labels}
                         ),
                         "latencyMs": inline_serializer(
                             "LatencyPercentiles",

@@ -23,10 +23,9 @@ from usage.freshness import complete_up_to
 from usage.histogram import merge
 from usage.recent import Row, hours, minutes, orgs_since
 from usage.retention import hourly_horizon, minutes_horizon
-from usage.windows import HOUR, Window, floor_hour
+from usage.windows import HOUR, MINUTE, Window, floor_hour
 
 from . import conditions
-from .conditions import MINUTE
 from .detection import JOIN, Excursion, Measure, excursions
 from .explaining import explain
 from .models import Incident, Watch
@@ -115,18 +114,20 @@ def _look(window: Window) -> None:
 def find(org_id: uuid.UUID, subjects: Mapping[Subject, Sequence[Sample]], window: Window) -> Iterator[Found]:
     """The windows in which an org or a model of it left its own normal, one for each story and measure."""
     normals = _normals(org_id, window)
-    for measure in Measure:
-        windows: dict[Subject, list[Excursion]] = {
-            subject: [each for each in excursions(samples, normals.of(subject), MINUTE) if each.measure is measure]
-            for subject, samples in subjects.items()
+    windows = {subject: excursions(samples, normals.of(subject), MINUTE) for subject, samples in subjects.items()}
+    stories = [
+        story
+        for measure in Measure
+        for story in _stories(
+            {subject: [each for each in found if each.measure is measure] for subject, found in windows.items()}
+        )
+    ]
+    held = {subject: conditions.held(subjects[subject]) for subject in {subject for subject, _ in stories}}
+    for subject, each in stories:
+        meanwhile = {
+            one.condition.value for one in held[subject] if one.start < each.end + JOIN and each.start < one.end
         }
-        for subject, each in _stories(windows):
-            held = {
-                name.condition.value
-                for name in conditions.held(subjects[subject])
-                if name.start < each.end + JOIN and each.start < name.end
-            }
-            yield Found(subject, each, sorted(held))
+        yield Found(subject, each, sorted(meanwhile))
 
 
 def _stories(windows: Mapping[Subject, Sequence[Excursion]]) -> Iterator[tuple[Subject, Excursion]]:

@@ -95,13 +95,13 @@ LEFT JOIN unnest(%(org_ids)s::uuid[], %(zones)s::text[], %(days)s::date[], %(sta
     AS local(org_id, time_zone, day, start_at, end_at)
     ON local.org_id = quarters.org_id AND quarter >= local.start_at AND quarter < local.end_at
 """
-_LISTED = ("usage_delta", "usage_delta_minutes")  # what has lists of buckets yet, and no histograms
 _BY_MINUTE = """
 CREATE TEMPORARY TABLE usage_delta_minutes ON COMMIT DROP AS
 SELECT e.org_id, e.model_id, date_bin('1 minute', e.occurred_at, {origin}) AS minute, {measures},
     array_agg({bucket}) AS latencies
 {events} AND e.occurred_at >= %(minutes_from)s GROUP BY 1, 2, 3
 """
+_LISTED = ("usage_delta", "usage_delta_minutes")  # what has lists of buckets yet, and no histograms
 
 
 def collect(
@@ -192,6 +192,25 @@ def _rows(key: Mapping[str, str], delta: str, rows: str, condition: str, kept: s
     """
 
 
+def hour_of(moment: str) -> str:
+    """The UTC hour of a column of moments."""
+    return f"date_bin('1 hour', {moment}, {_ORIGIN})"
+
+
+def merged_histograms(rows: str, by: str, condition: str = "true") -> str:
+    """A query of the histograms of some rows, added up by some of their columns."""
+    return f"""
+        SELECT {by}, array_agg(latency ORDER BY latency) AS latency_buckets,
+            array_agg(calls ORDER BY latency) AS latency_counts
+        FROM (
+            SELECT {by}, latency, sum(calls::float8)::bigint AS calls
+            FROM {rows}, unnest({", ".join(HISTOGRAM)}) AS h(latency, calls)
+            WHERE {condition} GROUP BY {by}, latency
+        ) counts
+        GROUP BY {by}
+    """
+
+
 class Kept(StrEnum):
     """As long as what a rollup's rows are kept."""
 
@@ -267,8 +286,8 @@ class Rollup:
         if self.crowd is None:
             return rows
         crowd = self.crowd
-        hour = f"date_bin('1 hour', {self.bucket}, {_ORIGIN})"
-        others = [name for name in self.key if name != crowd.name]
+        hour = hour_of(self.bucket)
+        others = ", ".join(name for name in self.key if name != crowd.name)
         sums = ", ".join(f"{summed(name)} AS {name}" for name in MEASURES)
         return f"""
             WITH found AS (SELECT {self.columns} FROM ({rows}) r),
@@ -280,22 +299,12 @@ class Rollup:
                 SELECT found.*, {crowd.among} AND ({crowd.name} = '{REST}' OR place > {crowd.keeps} OR {unnamed}) AS is_rest
                 FROM found LEFT JOIN named
                     ON named.org_id = found.org_id AND named.hour = {hour} AND named.name = {crowd.name}
-            ), histograms AS (
-                SELECT {", ".join(others)}, array_agg(bucket ORDER BY bucket) AS latency_buckets,
-                    array_agg(count ORDER BY bucket) AS latency_counts
-                FROM (
-                    SELECT {", ".join(others)}, bucket, sum(count)::bigint AS count
-                    FROM parted, unnest(latency_buckets, latency_counts) AS h(bucket, count)
-                    WHERE is_rest GROUP BY {", ".join(others)}, bucket
-                ) merged
-                GROUP BY {", ".join(others)}
-            )
+            ), histograms AS ({merged_histograms("parted", others, "is_rest")})
             SELECT {self.columns} FROM parted WHERE NOT is_rest
             UNION ALL
             SELECT {self.columns} FROM (
-                SELECT {", ".join(others)}, '{REST}'::text AS {crowd.name}, {sums} FROM parted
-                WHERE is_rest GROUP BY {", ".join(others)}
-            ) sums JOIN histograms USING ({", ".join(others)})
+                SELECT {others}, '{REST}'::text AS {crowd.name}, {sums} FROM parted WHERE is_rest GROUP BY {others}
+            ) sums JOIN histograms USING ({others})
         """
 
 
@@ -306,7 +315,13 @@ MINUTES = Partitioned("usage_minutes", Unit.DAY)
 # Where the org's day begins within an hour, that hour has two rows: so days of any zone are made of whole rows.
 _PART = "greatest(hour, local_start)"
 
-HOURLY = Rollup(HOURS, {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"}, "bucket_start", Kept.HOURS)
+HOURLY = Rollup(
+    HOURS,
+    {"org_id": "org_id", "bucket_start": "hour", "model_id": "model_id"},
+    "bucket_start",
+    Kept.HOURS,
+    delta="usage_delta_hours",
+)
 DAILY = Rollup(
     DAYS,
     {

@@ -5,8 +5,8 @@ from raw events: what it holds follows from its events alone, in whatever order 
 """
 
 import time
-import uuid
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from django.db import connection, transaction
@@ -53,42 +53,43 @@ def close_hours(rest: timedelta = REMADE_AT_MOST_EVERY) -> int:
     return closed
 
 
+# The rows of one org and hour, by primary key.
+_ROWS = "org_id = %s AND bucket_start >= %s AND bucket_start < %s"
+
+
 def _close(open_hour: OpenHour) -> bool:
+    """Raw events are read where an hour that was folded has been added to, and then once for all that is made of them."""
+    org_id, window = open_hour.org_id, Window(open_hour.hour, open_hour.hour + HOUR)
+    bounds: list[Any] = [org_id, window.start, window.end]
     with transaction.atomic(), connection.cursor() as cursor:
         take(cursor, Lock.ROLLUP, seconds=LOCK_TIMEOUT)
+        folded = [rollup for rollup in CROWDED if _was_folded(cursor, rollup, bounds)]
+        if folded and window.start >= complete_since(timezone.now()):
+            days = local_days(window, {org: zone for org, zone in zones_in_force().items() if org == org_id})
+            condition = f"{ROLLED_UP} AND e.org_id = %(org_id)s"
+            collect(cursor, window, condition, {"org_id": org_id}, days, window.end)
+            for rollup in folded:
+                cursor.execute(f"DELETE FROM {rollup.table} WHERE {_ROWS}", bounds)
+                cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.folded(rollup.rows_of_delta())}")
         for rollup in CROWDED:
-            _fold(cursor, rollup, open_hour.org_id, open_hour.hour)
+            _fold(cursor, rollup, bounds)
         deleted, _ = OpenHour.objects.filter(pk=open_hour.pk).delete()
     return bool(deleted)
 
 
-def _fold(cursor: CursorWrapper, rollup: Rollup, org_id: uuid.UUID, hour: datetime) -> None:
-    """By primary key: the rows of one org and hour."""
+def _was_folded(cursor: CursorWrapper, rollup: Rollup, bounds: Sequence[Any]) -> bool:
     assert rollup.crowd is not None
-    name, keeps = rollup.crowd.name, rollup.crowd.keeps
-    rows = "org_id = %s AND bucket_start >= %s AND bucket_start < %s"
-    bounds: list[Any] = [org_id, hour, hour + HOUR]
     cursor.execute(
-        f"SELECT count(DISTINCT {name}), coalesce(bool_or({name} = %s), false) FROM {rollup.table} WHERE {rows}",
-        [REST, *bounds],
+        f"SELECT EXISTS (SELECT FROM {rollup.table} WHERE {_ROWS} AND {rollup.crowd.name} = %s)", [*bounds, REST]
     )
-    names, was_folded = cursor.fetchone()
-    if not was_folded and names <= keeps:
-        return
-    window = Window(hour, hour + HOUR)
-    if was_folded and hour >= complete_since(timezone.now()):
-        collect(
-            cursor,
-            window,
-            f"{ROLLED_UP} AND e.org_id = %(org_id)s",
-            {"org_id": org_id},
-            local_days(window, {org: zone for org, zone in zones_in_force().items() if org == org_id}),
-            window.end,
-        )
-        cursor.execute(f"DELETE FROM {rollup.table} WHERE {rows}", bounds)
-        cursor.execute(f"INSERT INTO {rollup.table} ({rollup.columns}) {rollup.folded(rollup.rows_of_delta())}")
-    else:  # all are there by name; or what they were made of is gone
-        gone = f"WITH gone AS (DELETE FROM {rollup.table} WHERE {rows} RETURNING *)"
-        cursor.execute(
-            f"{gone} INSERT INTO {rollup.table} ({rollup.columns}) {rollup.folded('SELECT * FROM gone')}", bounds
-        )
+    return bool(cursor.fetchone()[0])
+
+
+def _fold(cursor: CursorWrapper, rollup: Rollup, bounds: Sequence[Any]) -> None:
+    """Where there are more names than are kept."""
+    assert rollup.crowd is not None
+    cursor.execute(f"SELECT count(DISTINCT {rollup.crowd.name}) FROM {rollup.table} WHERE {_ROWS}", bounds)
+    if cursor.fetchone()[0] > rollup.crowd.keeps:
+        gone = f"WITH gone AS (DELETE FROM {rollup.table} WHERE {_ROWS} RETURNING *)"
+        rows = rollup.folded("SELECT * FROM gone")
+        cursor.execute(f"{gone} INSERT INTO {rollup.table} ({rollup.columns}) {rows}", bounds)

@@ -101,41 +101,28 @@ def _stored(org_id: uuid.UUID) -> Stored:
     return cached
 
 
-def _waiting_since(org_id: uuid.UUID) -> datetime | None:
-    """When the oldest batch of an org that no rollup has was accepted. Uses batches_not_rolled_up."""
-    waiting = Batch.objects.filter(rolled_up_at=None, org_ids__contains=[org_id])
-    oldest: datetime | None = waiting.aggregate(oldest=Min("completed_at"))["oldest"]
-    return oldest
-
-
-def _lag(org_id: uuid.UUID) -> timedelta:
-    """Whose events wait on a stream nobody knows before they are read: that backlog is every org's."""
-    now = timezone.now()
-    since = [at for at in (_waiting_since(org_id), read_up_to()) if at is not None]
-    return max(timedelta(), now - min(since)) if since else timedelta()
-
-
 def complete_up_to(now: datetime) -> datetime:
     """Up to when all that was sent is counted, of every org. Uses batches_not_rolled_up."""
     oldest: datetime | None = Batch.objects.filter(rolled_up_at=None).aggregate(oldest=Min("completed_at"))["oldest"]
     return min([now, *(at for at in (oldest, read_up_to()) if at is not None)])
 
 
-def lags(org_ids: Collection[uuid.UUID], now: datetime) -> dict[uuid.UUID, float]:
-    """The lag of each of some orgs, in seconds. Uses batches_not_rolled_up."""
+def lags(org_ids: Collection[uuid.UUID], now: datetime) -> dict[uuid.UUID, timedelta]:
+    """The lag of each of some orgs. Uses batches_not_rolled_up.
+
+    Whose events wait on a stream nobody knows before they are read: that backlog is every org's.
+    """
     waiting = Batch.objects.filter(rolled_up_at=None, org_ids__overlap=list(org_ids))
     by_org = waiting.annotate(org=Func(F("org_ids"), function="unnest")).order_by().values_list("org")
     since = dict(by_org.annotate(oldest=Min("completed_at")))
     everyone = read_up_to()
-    return {
-        org_id: max(0.0, (now - min(at for at in (since.get(org_id), everyone, now) if at is not None)).total_seconds())
-        for org_id in org_ids
-    }
+    oldest = {org_id: [at for at in (since.get(org_id), everyone) if at is not None] for org_id in org_ids}
+    return {org_id: max(timedelta(), now - min(found)) if found else timedelta() for org_id, found in oldest.items()}
 
 
 def entries(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> list[Entry]:
     """The freshness of each model of an org that was ever counted, or of one."""
-    lag = _lag(org_id)
+    lag = lags((org_id,), timezone.now())[org_id]
     return [
         Entry(model, last_event_at, last_rollup_at, int(lag.total_seconds()), Status.of(lag))
         for model, last_event_at, last_rollup_at in _stored(org_id)

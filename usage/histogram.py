@@ -15,6 +15,7 @@ from itertools import accumulate
 ALPHA = 0.01
 GAMMA = (1 + ALPHA) / (1 - ALPHA)
 ZERO = -1
+PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}  # what is told of latencies
 
 Histogram = tuple[Sequence[int], Sequence[int]]
 

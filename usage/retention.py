@@ -13,6 +13,7 @@ from ingestion.maintenance import Action, Step
 from ingestion.partitioning import Unit
 
 from .aggregation import ROLLUPS, Kept, Rollup
+from .models import GroupsKept
 from .windows import DAY, UTC_ZONE, local_day, midnight
 
 _COMPLETE_AFTER = timedelta(days=5)  # raw events must reach beyond a day of any zone, and the days beside it
@@ -36,6 +37,11 @@ def minutes_horizon(now: datetime) -> datetime:
 def moments_horizon(rollup: Rollup, now: datetime) -> datetime:
     """The earliest row that a rollup of hours or minutes keeps."""
     return minutes_horizon(now) if rollup.kept is Kept.MINUTES else hourly_horizon(now)
+
+
+def groups_horizon() -> datetime | None:
+    """From when on figures by client, status and error code are whole, where that is later than `hourly_horizon` can be."""
+    return GroupsKept.objects.values_list("since", flat=True).first()
 
 
 def daily_horizon(now: datetime, zone: ZoneInfo) -> datetime:

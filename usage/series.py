@@ -4,7 +4,7 @@ One statement, so one snapshot: daily or hourly rows by primary key, and for the
 and, under an hour each, raw fragments by the primary key of the events. Nothing here grows with the number of events.
 
 Figures are grouped by model, or by what hourly rows tell beside it: client, status, error code. Of clients and codes each
-bucket names those with the most calls; the rest are one.
+bucket names those with the most calls and those that cost most; the rest are one.
 """
 
 import uuid
@@ -25,10 +25,10 @@ from psycopg import sql
 from orgs.limits import MAX_SERIES_POINTS
 from orgs.models import Org
 
-from .aggregation import CLIENTS, HISTOGRAM, HOURLY, MEASURES, OUTCOMES, ROLLED_UP, Rollup, summed
+from .aggregation import CLIENTS, HISTOGRAM, HOURLY, MEASURES, OUTCOMES, ROLLED_UP, Rollup, merged_histograms, summed
 from .histogram import BUCKET_SQL, Histogram, merge
-from .models import REST, GroupsKept, ZoneInForce
-from .retention import daily_horizon, hourly_horizon, longest
+from .models import REST, ZoneInForce
+from .retention import daily_horizon, groups_horizon, hourly_horizon, longest
 from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
 
 MAX_ROWS = 2 * MAX_SERIES_POINTS  # read for an answer: the points of buckets that a window cuts come in parts
@@ -224,7 +224,7 @@ def check_horizons(question: Question) -> None:
             "start", f"lies before the hours that are kept{why}: the earliest is {hours:%Y-%m-%dT%H:%M:%SZ}"
         )
     if question.group is not Group.MODEL:
-        since = GroupsKept.objects.values_list("since", flat=True).first()
+        since = groups_horizon()
         if since is not None and start < since:
             raise Unanswerable(
                 "start",
@@ -264,19 +264,20 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         parameters[name] = value
         return sql.Placeholder(name)
 
-    def hours(window: Window) -> sql.Composable:
-        bucket = "0" if question.as_one else "floor(extract(epoch FROM bucket_start) / 3600)"
+    def hours(window: Window, bucket: sql.Composable, *, added: bool = False) -> sql.Composable:
+        """Rows by the hour as they stand, or added up: those of a bucket that the window cuts."""
         return sql.SQL(
             "SELECT {bucket}::bigint AS bucket, {name} AS part, {columns} FROM {table}"
-            " WHERE bucket_start >= {start} AND bucket_start < {end} AND {condition}"
+            " WHERE bucket_start >= {start} AND bucket_start < {end} AND {condition}{group}"
         ).format(
-            bucket=sql.SQL(bucket),
+            bucket=bucket,
             name=name,
-            columns=columns,
+            columns=sums if added else columns,
             table=sql.SQL(source.rollup.table),
             start=bound(window.start),
             end=bound(window.end),
             condition=condition,
+            group=sql.SQL(" GROUP BY 2" if added else ""),
         )
 
     def days(first: date, end: date) -> sql.Composable:
@@ -286,19 +287,9 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         ).format(columns=columns, first=bound(first), end=bound(end), condition=condition)
 
     def hours_of_a_day(piece: Piece) -> sql.Composable:
-        return sql.SQL(
-            "SELECT {bucket}::bigint AS bucket, {name} AS part, {columns} FROM {table}"
-            " WHERE bucket_start >= {start} AND bucket_start < {end} AND {condition}{group}"
-        ).format(
-            bucket=bound(_bucket_of(piece.bucket_start, question)),
-            name=name,
-            columns=columns if histograms or not by_model else sums,  # histograms of models are merged in Python
-            table=sql.SQL(source.rollup.table),
-            start=bound(piece.window.start),
-            end=bound(piece.window.end),
-            condition=condition,
-            group=sql.SQL("" if histograms or not by_model else " GROUP BY model_id"),
-        )
+        # Histograms of models are merged in Python; other groups are added up around all of it.
+        bucket = bound(_bucket_of(piece.bucket_start, question))
+        return hours(piece.window, bucket, added=by_model and not histograms)
 
     def fragment(piece: Piece) -> sql.Composable:
         measures = sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items()))
@@ -331,7 +322,8 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         else:
             selects += [hours_of_a_day(piece) for piece in _whole_days(parts.first_day, parts.end_day, parts.zone)]
     elif parts.rows is not None:
-        selects.append(hours(parts.rows))
+        bucket = "0" if question.as_one else "floor(extract(epoch FROM bucket_start) / 3600)"
+        selects.append(hours(parts.rows, sql.SQL(bucket)))
     selects += [hours_of_a_day(piece) for piece in parts.hours]
     selects += [fragment(piece) for piece in parts.fragments]
     if not selects:  # an empty window
@@ -364,21 +356,7 @@ def _folded(source: _Source, histograms: bool) -> str:
                 FROM found WHERE part <> '{REST}' GROUP BY 1, 2
             ) named ON named.bucket = found.bucket AND named.name = part
         """
-    merged = f"""
-        JOIN (
-            SELECT bucket, part, {
-        ", ".join(
-            f"array_agg({name} ORDER BY value) AS {column}"
-            for name, column in zip(("value", "count"), HISTOGRAM, strict=True)
-        )
-    }
-            FROM (
-                SELECT bucket, part, value, sum(count::float8)::bigint AS count
-                FROM parted, unnest({", ".join(HISTOGRAM)}) AS h(value, count) GROUP BY 1, 2, 3
-            ) counts
-            GROUP BY 1, 2
-        ) histograms USING (bucket, part)
-    """
+    merged = f"JOIN ({merged_histograms('parted', 'bucket, part')}) histograms USING (bucket, part)"
     return f"""
         WITH found AS ({{rows}}), parted AS ({parted})
         SELECT bucket, part, {columns} FROM (SELECT bucket, part, {sums} FROM parted GROUP BY 1, 2) sums

@@ -11,9 +11,9 @@ from django.utils import timezone
 
 from ingestion.models import Batch
 
-from .aggregation import COLUMNS, ROLLUPS, Rollup, zones_in_force
-from .models import REST, DailyUsage, GroupsKept, HourlyUsage
-from .retention import rebuild_horizon
+from .aggregation import COLUMNS, ROLLUPS, Rollup, hour_of, zones_in_force
+from .models import REST, DailyUsage, HourlyUsage
+from .retention import groups_horizon, rebuild_horizon
 from .rollups import CHUNK, collect_window, rows_of
 from .windows import DAY, UTC_ZONE, Window, midnight
 
@@ -85,7 +85,7 @@ def _not_rolled_up(grace: timedelta) -> Iterator[Finding]:
 def _compare(cursor: CursorWrapper, rollup: Rollup, window: Window) -> Iterator[Finding]:
     """Rows of one rollup that differ, are missing or are too many; both sides as if all hours were over."""
     if rollup.crowd is not None:
-        since = GroupsKept.objects.values_list("since", flat=True).first()
+        since = groups_horizon()
         window = window if since is None else window.after(since)
     condition, parameters = rows_of(rollup, window, None)
     key = ", ".join(rollup.key)
@@ -119,7 +119,7 @@ def _waits(rollup: Rollup) -> str:
     if rollup.crowd is None:
         return "false"
     return f"""
-        (found.org_id, date_bin('1 hour', found.{rollup.bucket}, '2000-01-01 00:00+00')) IN (
+        (found.org_id, {hour_of(f"found.{rollup.bucket}")}) IN (
             SELECT o.org_id, o.hour FROM usage_open_hours o WHERE EXISTS (
                 SELECT FROM {rollup.table} t WHERE t.org_id = o.org_id AND t.bucket_start >= o.hour
                     AND t.bucket_start < o.hour + interval '1 hour' AND t.{rollup.crowd.name} = '{REST}'

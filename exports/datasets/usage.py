@@ -7,7 +7,7 @@ by the hour, or at most of `MAX_SERIES_POINTS`, however long it is.
 
 import uuid
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 from itertools import groupby
@@ -81,7 +81,7 @@ def dataset(request: Request) -> Dataset:
 def read(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> Iterator[Point]:
     """What `usage.series.points` gives, in the same order, with no limit to how many; some models only where they are named."""
     for window in _windows(question):
-        piece = Question(question.org_id, window, question.granularity, question.model_id, question.zone)
+        piece = replace(question, window=window)
         try:
             found = points(piece)
         except TooManyPoints:
@@ -109,10 +109,7 @@ def _halves(question: Question) -> tuple[Question, Question] | None:
         return None
     middle = starts[len(starts) // 2]
     first, second = Window(question.window.start, middle), Window(middle, question.window.end)
-    return (
-        Question(question.org_id, first, question.granularity, question.model_id, question.zone),
-        Question(question.org_id, second, question.granularity, question.model_id, question.zone),
-    )
+    return replace(question, window=first), replace(question, window=second)
 
 
 def _rows(request: Request) -> Generator[Row, None, None]:

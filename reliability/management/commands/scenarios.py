@@ -20,10 +20,7 @@ from reliability.detection import Excursion, Measure, excursions
 from reliability.normal import LOOKBACK, Normals, Sample, p95_of
 from reliability.synthetic import (
     CLIENTS,
-    DAY,
     FIRST_DAY,
-    HOUR,
-    MINUTE,
     MODELS,
     Counted,
     Incident,
@@ -33,6 +30,7 @@ from reliability.synthetic import (
     traffic,
 )
 from usage.histogram import merge
+from usage.windows import DAY, HOUR, MINUTE
 
 ALL = "all"
 LAST_DAY = FIRST_DAY + LOOKBACK
