@@ -20,6 +20,7 @@ T = TypeVar("T")
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+Lifetime = Annotated[int, msgspec.Meta(ge=1, le=7 * 86_400)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 

@@ -13,7 +13,7 @@ import structlog
 from csp.constants import NONE, SELF
 from psycopg.conninfo import conninfo_to_dict
 
-from .env import ENVIRONMENT, NotNegativeInt, Port, PositiveInt, PositiveSeconds, has_scheme, is_postgres_url
+from .env import ENVIRONMENT, Lifetime, NotNegativeInt, Port, PositiveInt, PositiveSeconds, has_scheme, is_postgres_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -123,6 +123,22 @@ RABBITMQ_STREAM_PARTITIONS = ENVIRONMENT.read(
 RABBITMQ_STREAM_MAX_BYTES = ENVIRONMENT.read(
     "RABBITMQ_STREAM_MAX_BYTES", PositiveInt, 20 * 1024**3, "bytes, 1 or more; of a stream that is declared here"
 )
+# Where exports go: to S3-compatible storage where S3_BUCKET is set, else into a folder that web and workers share.
+S3_ENDPOINT = ENVIRONMENT.url(
+    "S3_ENDPOINT", "the address of an S3-compatible storage, such as https://s3.example.com", has_scheme("http", "https"), ""
+)
+S3_REGION = ENVIRONMENT.variables.get("S3_REGION") or "us-east-1"
+S3_ACCESS_KEY = ENVIRONMENT.variables.get("S3_ACCESS_KEY") or ""
+S3_SECRET_KEY = ENVIRONMENT.variables.get("S3_SECRET_KEY") or ""
+S3_BUCKET = ENVIRONMENT.variables.get("S3_BUCKET") or ""
+S3_ENCRYPTION: str = ENVIRONMENT.read(
+    "S3_ENCRYPTION", Literal["AES256", "aws:kms", "none"], "AES256", "AES256, aws:kms, or none"
+)
+EXPORT_FOLDER = ENVIRONMENT.variables.get("EXPORT_FOLDER") or str(BASE_DIR / ".exports")
+EXPORT_SIGNED_URL_TTL = ENVIRONMENT.read(
+    "EXPORT_SIGNED_URL_TTL", Lifetime, 24 * 3600, "seconds, 1 to 604800 (a week, the longest that S3 signs)"
+)
+EXPORT_RETENTION_DAYS = ENVIRONMENT.read("EXPORT_RETENTION_DAYS", PositiveInt, 90, "days, 1 or more")
 RELIABILITY_GAUGES = ENVIRONMENT.read(
     "RELIABILITY_GAUGES", NotNegativeInt, 50, "how many orgs, and how many models of theirs, have gauges; 0 for none"
 )

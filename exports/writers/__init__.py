@@ -60,7 +60,7 @@ class Format(StrEnum):
             return ""
         return (
             f"Files of format {self.value} need the package {package}, which is not installed here:"
-            " it comes with the optional dependencies `files` of analytics-service."
+            " it comes with the optional dependencies `exports` of analytics-service."
         )
 
 
@@ -69,7 +69,7 @@ class _Form:
     media_type: str
     module: str
     function: str = "write"
-    package: str = ""  # of the extra `files`, by its name for import
+    package: str = ""  # of the extra `exports`, by its name for import
 
 
 _FORMATS = {

@@ -171,7 +171,7 @@ def test_a_format_says_what_is_not_installed(kind: Format, package: str, monkeyp
     assert kind.missing == ""
     monkeypatch.setattr("exports.writers.find_spec", lambda name: None)
     assert f"need the package {package}, which is not installed here" in kind.missing
-    with pytest.raises(Unwritable, match="optional dependencies `files`"):
+    with pytest.raises(Unwritable, match="optional dependencies `exports`"):
         write(kind, Dataset("any", COLUMNS, (row for row in ())), io.BytesIO())
     assert Format.CSV.missing == ""
 

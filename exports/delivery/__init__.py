@@ -1,0 +1,64 @@
+"""Where finished files go, and how they are had again: a bucket of S3-compatible storage, or a folder of this service's own.
+
+A file is put whole or not at all: nobody ever sees a part of one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from django.conf import settings
+
+
+class Undeliverable(Exception):
+    """A file that can't be brought where it should go; the text says why, and what to do. It holds no secret.
+
+    `is_passing`: trying again later may help.
+    """
+
+    def __init__(self, message: str, *, is_passing: bool = False) -> None:
+        super().__init__(message)
+        self.is_passing = is_passing
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A file that is ready, and what it is called where it goes.
+
+    `key` is its path there, `filename` what a browser saves it as; `tags` are kept beside it where the storage has tags.
+    """
+
+    path: Path
+    key: str
+    media_type: str
+    filename: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """All raise `Undeliverable`."""
+
+    def put(self, parcel: Parcel) -> None:
+        """Bring a file there, in the place of one that has its key already. Where it fails, nothing new is there."""
+
+    def delete(self, key: str) -> None:
+        """Take a file away. One that is not there is fine."""
+
+    def url(self, key: str, lifetime: timedelta) -> str:
+        """An address at which anybody can have the file for so long."""
+
+    def uri(self, key: str) -> str:
+        """What the file is called for good, and nobody can have it by alone."""
+
+
+def store_of(bucket: str) -> Store:
+    """The store that a job names: a bucket, or, where that is empty, the folder."""
+    if bucket:
+        from .s3 import BucketStore
+
+        return BucketStore(bucket)
+    from .folder import FolderStore
+
+    return FolderStore(Path(settings.EXPORT_FOLDER))
