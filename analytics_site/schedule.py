@@ -27,6 +27,9 @@ def entries() -> list[Entry]:
         Entry("Make partitions ahead", "ingestion.tasks.prepare_storage", timedelta(hours=6)),
         Entry("Settle and drop what is old", "usage.tasks.maintain", timedelta(days=1)),
         Entry("Rotate the dedupe ledger", "ingestion.tasks.rotate_ledger", timedelta(hours=1)),
+        Entry("Look after exports", "exports.tasks.tend", timedelta(seconds=10)),
+        Entry("Ask for the files of months", "exports.tasks.ask_for_months", timedelta(hours=1)),
+        Entry("Delete exports that have expired", "exports.tasks.expire", timedelta(hours=1)),
     ]
 
 

@@ -125,7 +125,10 @@ RABBITMQ_STREAM_MAX_BYTES = ENVIRONMENT.read(
 )
 # Where exports go: to S3-compatible storage where S3_BUCKET is set, else into a folder that web and workers share.
 S3_ENDPOINT = ENVIRONMENT.url(
-    "S3_ENDPOINT", "the address of an S3-compatible storage, such as https://s3.example.com", has_scheme("http", "https"), ""
+    "S3_ENDPOINT",
+    "the address of an S3-compatible storage, such as https://s3.example.com",
+    has_scheme("http", "https"),
+    "",
 )
 S3_REGION = ENVIRONMENT.variables.get("S3_REGION") or "us-east-1"
 S3_ACCESS_KEY = ENVIRONMENT.variables.get("S3_ACCESS_KEY") or ""
@@ -323,6 +326,9 @@ CELERY_BROKER_URL = _broker_url(BROKER_URL)
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 1  # seconds; an edit of the schedule is seen within it
 CELERY_TIMEZONE = "UTC"
+# Files take long; where a worker reads the queue "exports" alone, nothing else waits for them. Without -Q a worker reads both.
+CELERY_TASK_QUEUES = {name: {"exchange": name, "routing_key": name} for name in ("celery", "exports")}
+CELERY_TASK_ROUTES = {"exports.tasks.run": {"queue": "exports"}}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True  # a task whose worker died runs again; every task here may run twice
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

@@ -3,22 +3,20 @@
 import uuid
 
 from django.http import HttpResponseBase, StreamingHttpResponse
-from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
-from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from ingestion.horizon import complete_since
 from ingestion.models import Status
 from orgs.limits import DEFAULT_INCIDENT_ROWS, MAX_INCIDENT_ROWS
 from orgs.models import Org, Scope
-from usage.queries import Wrong, read_parameters
-from usage.windows import DAY, UTC_ZONE, Window, local_day, midnight
+from usage.queries import Wrong, read_parameters, refused
+from usage.series import Unanswerable
+from usage.windows import Window
 
-from .datasets.incident_events import Incident
+from .datasets.incident_events import Incident, check_kept
 from .incident_csv import file
 
 
@@ -76,13 +74,14 @@ class IncidentView(APIView):
     def get(self, request: Request, org_id: uuid.UUID) -> HttpResponseBase:
         """The raw events of a window as CSV."""
         asked = read_parameters(request, only=("start", "end", "modelId"), also={"status": _status, "limit": _limit})
-        earliest = midnight(local_day(complete_since(timezone.now()), UTC_ZONE) + DAY, UTC_ZONE)
-        if asked["start"] < earliest:
-            message = f"lies before the events that are kept: the earliest is {earliest:%Y-%m-%dT%H:%M:%SZ}"
-            raise ValidationError({"start": message})
+        window = Window(asked["start"], asked["end"])
+        try:
+            check_kept(window)
+        except Unanswerable as error:
+            raise refused(error) from error
         incident = Incident(
             org_id=self.org.pk,
-            window=Window(asked["start"], asked["end"]),
+            window=window,
             limit=asked.get("limit", DEFAULT_INCIDENT_ROWS),
             model_id=asked.get("modelId"),
             status=asked.get("status"),

@@ -18,6 +18,7 @@ class Lock(enum.IntEnum):
     STREAM_WORKER = 5  # shared by the workers that are there to read a stream, by its name
     MAINTENANCE = 6  # who settles and drops what is old
     WATCH = 7  # who looks for incidents
+    EXPORT = 8  # who asks for an export, by the org
 
 
 def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False, seconds: float | None = None) -> None:
@@ -25,6 +26,11 @@ def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False, seconds: fl
     if seconds is not None:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{seconds:.0f}s"])
     cursor.execute(f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}(%s, %s)", [_NAMESPACE, lock])
+
+
+def take_named(cursor: CursorWrapper, lock: Lock, name: str) -> None:
+    """Wait for the lock of a name."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_NAMESPACE + lock, name])
 
 
 def try_take(cursor: CursorWrapper, lock: Lock) -> bool:

@@ -4,18 +4,21 @@ import uuid
 
 import structlog
 from django.http import HttpRequest
+from rest_framework.request import Request
 
 from .models import ApiKey, AuditRecord
 
+DOWNLOADED_EXPORT = "downloaded export"
 
-def actor_of(request: HttpRequest) -> str:
+
+def actor_of(request: HttpRequest | Request) -> str:
     key = getattr(request, "auth", None)
     if isinstance(key, ApiKey):
         return f"key:{key.prefix}"
     return f"user:{getattr(request.user, 'email', '') or 'anonymous'}"
 
 
-def record(request: HttpRequest, action: str, org_id: uuid.UUID | None, target: str = "") -> None:
+def record(request: HttpRequest | Request, action: str, org_id: uuid.UUID | None, target: str = "") -> None:
     """Note that the caller of this request did `action` to an org."""
     AuditRecord.objects.create(
         actor=actor_of(request),

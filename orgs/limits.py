@@ -52,6 +52,20 @@ MAX_XLSX_ROWS = 1_048_576  # of a sheet, header and totals among them: no spread
 MAX_XLSX_TEXT = 32_767  # characters of a cell, likewise
 MAX_XLSX_DIGITS = 15  # of a number that a spreadsheet keeps exactly; a longer one stands as text
 
+MAX_OPEN_EXPORTS = 5  # jobs of an org that are not over: one org's wishes don't fill the queue of all
+MAX_EXPORT_MODELS = 1_000  # named in one request; more are all of them
+SAME_EXPORT_WITHIN = timedelta(minutes=1)  # asked for twice, it is one job: a double click, a client that sends again
+IDEMPOTENCY_KEY_KEPT = timedelta(hours=24)  # for which the same Idempotency-Key names the same job
+MAX_IDEMPOTENCY_KEY_LENGTH = 128  # characters
+MAX_EXPORT_FAILURES = 3  # attempts that failed by what may pass; then the job has
+EXPORT_RETRY_AFTER = timedelta(seconds=15)  # the first failure; four times as long after each further one
+EXPORT_PULSE = timedelta(seconds=1)  # between two signs of life of who makes a file, and two reports of how far it is
+EXPORT_LEASE = timedelta(seconds=15)  # without a sign of life: whoever made the file is dead
+EXPORT_SENT_AGAIN_AFTER = timedelta(minutes=1)  # a job that waits for a worker: its task may be lost
+EXPORT_REFUSED_SECONDS = 30  # Retry-After where too many are open: a file takes seconds to minutes
+MONTH_CLOSES_AFTER = timedelta(hours=1)  # its end, in the org's zone: most of what comes late has come
+MONTH_CHANGES_AFTER = timedelta(hours=24)  # its last file, at the earliest: late events come in crowds
+
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 KEY_USE_RESOLUTION = timedelta(minutes=1)  # how exact "last used" is: at most one write a key and minute
 INVITATION_LIFETIME = timedelta(days=7)

@@ -284,8 +284,12 @@ class AuditRecord(models.Model):
 
     class Meta:
         ordering = ("-id",)
-        # An org's own trail, newest first.
-        indexes = (models.Index(fields=("org", "-id"), name="audit_by_org", condition=Q(org__isnull=False)),)
+        indexes = (
+            # An org's own trail, newest first.
+            models.Index(fields=("org", "-id"), name="audit_by_org", condition=Q(org__isnull=False)),
+            # The trail of one thing: who had an export, for instance.
+            models.Index(fields=("target", "-id"), name="audit_by_target", condition=~Q(target="")),
+        )
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M} {self.actor} {self.action}"

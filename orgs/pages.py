@@ -23,7 +23,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from rest_framework import exceptions
 
 from . import audit, members
-from .access import ROLE_SCOPES, authorise
+from .access import ROLE_SCOPES, STAFF_SCOPES, authorise
 from .forms import ApiKeyForm, InvitationForm, NewPersonForm, OrgForm, RoleForm, SignInForm
 from .limits import MAX_PAGE_ROWS
 from .models import ApiKey, Invitation, Membership, Org, Role, Scope, User
@@ -72,13 +72,16 @@ def frame(request: HttpRequest, org: Org | None = None, section: str = "") -> di
     user = request.user
     assert isinstance(user, User)
     membership = Membership.objects.filter(user=user, org=org).first() if org else None
+    scopes = ROLE_SCOPES[membership.role] if membership else STAFF_SCOPES if user.is_staff else frozenset()
     return {
         "org": org,
         "section": section,
         "switcher": list(visible_orgs(user)[: MAX_SWITCHER + 1]),
         "max_switcher": MAX_SWITCHER,
         "role": membership.get_role_display() if membership else "Staff" if user.is_staff else "",
-        "may_administer": membership is not None and Scope.ADMIN in ROLE_SCOPES[membership.role],
+        "may_administer": Scope.ADMIN in scopes,
+        "may_see_exports": Scope.EXPORTS_READ in scopes,
+        "may_export": Scope.EXPORTS_CREATE in scopes,
         "is_outside": org is not None and membership is None,
     }
 

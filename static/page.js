@@ -62,12 +62,15 @@
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     // Signed out meanwhile, or an error page: go there, instead of taking a piece of it that it does not have.
-    if (!event.detail.serverResponse.includes('id="figures"')) {
+    if (!/id="(figures|jobs)"/.test(event.detail.serverResponse)) {
       event.detail.shouldSwap = false;
       window.location.assign(event.detail.pathInfo.finalRequestPath);
     }
   });
-  document.addEventListener("htmx:sendError", (event) => window.location.assign(event.detail.pathInfo.finalRequestPath));
+  document.addEventListener("htmx:sendError", (event) => {
+    if (event.target.id === "jobs") return; // it asks again by itself
+    window.location.assign(event.detail.pathInfo.finalRequestPath);
+  });
   document.addEventListener("htmx:afterSettle", () => {
     prepare(document);
     const figures = byId("figures");

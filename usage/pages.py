@@ -55,7 +55,7 @@ def around(org: Org, asked: filters.Filters) -> dict[str, Any]:
 def named(names: dict[uuid.UUID, str], asked: filters.Filters) -> dict[str, Any]:
     """The models to choose from, and the one that was chosen."""
     return {
-        "models": _by_name(names),
+        "models": by_name(names),
         "model_name": names[asked.model] if asked.model else "",
         "clear_model": asked.link(model=None),
     }
@@ -65,7 +65,7 @@ def refusal(org: Org, errors: Mapping[str, str]) -> dict[str, Any]:
     """The models, so that the form stands again, and what is wrong beside it."""
     names = {"start": "The start", "end": "The end", "model": "The model"}
     said = [f"{names.get(field, field.capitalize())} {message}." for field, message in errors.items()]
-    return {"models": _by_name(overview.names_of(overview.models_of(org))), "errors": said}
+    return {"models": by_name(overview.names_of(overview.models_of(org))), "errors": said}
 
 
 def _choices(asked: filters.Filters) -> dict[str, Any]:
@@ -107,7 +107,8 @@ def _figures(found: overview.Overview) -> dict[str, Any]:
     }
 
 
-def _by_name(names: dict[uuid.UUID, str]) -> list[tuple[uuid.UUID, str]]:
+def by_name(names: dict[uuid.UUID, str]) -> list[tuple[uuid.UUID, str]]:
+    """Models as a list to choose from has them."""
     return sorted(names.items(), key=lambda item: item[1].casefold())
 
 

@@ -23,7 +23,8 @@ class Wrong(ValueError):
     """One parameter is not what it should be."""
 
 
-def _moment(text: str) -> datetime:
+def moment(text: str) -> datetime:
+    """A time with an offset, in UTC. Raises `Wrong`."""
     try:
         moment = msgspec.convert(text, datetime)
     except msgspec.ValidationError as error:
@@ -66,8 +67,8 @@ def _in_org_zone(text: str) -> bool:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    "start": _moment,
-    "end": _moment,
+    "start": moment,
+    "end": moment,
     "granularity": one_of(Granularity),
     "modelId": _uuid,
     "timeZone": _in_org_zone,

@@ -12,7 +12,7 @@ and None where a value is not known. They are read while they are written, so a 
 what is read, by however many statements, to one moment.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -63,11 +63,31 @@ class Copied:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What the rows of a file must add up to, read by another road than the rows were: `road` says by which.
+
+    `totals` are of columns that are summed, those that the other road knows; `rows` is None where it knows no number of them.
+    """
+
+    road: str
+    totals: dict[str, Number]
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
+    """`control` is told how many rows a file has, within the snapshot that it was made of; None: there is no other road."""
+
     name: str
     columns: tuple[Column, ...]
     rows: Generator[Row, None, None]
     copied: Copied | None = None
+    control: Callable[[int], Control | None] = lambda rows: None
+
+
+def as_text(totals: Mapping[str, Number]) -> dict[str, str]:
+    """Sums as they are kept and told: exact, whatever reads them; decimals with their four places."""
+    return {name: f"{value:.4f}" if isinstance(value, Decimal) else str(value) for name, value in totals.items()}
 
 
 @contextmanager

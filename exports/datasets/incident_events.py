@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from django.db import connection
+from django.utils import timezone
 from psycopg import ServerCursor, sql
 
 from exports.csv_writer import FORMULA_STARTS
+from ingestion.horizon import complete_since
 from ingestion.models import Status
 from orgs.limits import EXPORT_ROWS_AT_ONCE
-from usage.windows import Window
+from usage.aggregation import ROLLED_UP
+from usage.series import Group, Question, Unanswerable, points, total
+from usage.windows import DAY, UTC_ZONE, Window, local_day, midnight
 
-from . import Column, Copied, Dataset, Number, Row, Type, snapshot
+from . import Column, Control, Copied, Dataset, Number, Row, Type, snapshot
 
 CHUNK = 64 * 1024  # bytes handed on at once
 
@@ -106,6 +110,13 @@ class Incident:
         return sql.SQL("SELECT {} FROM (SELECT * {} LIMIT {}) events").format(summed, self._events, self.limit)
 
     @property
+    def not_rolled_up(self) -> sql.Composed:
+        """The query of how many events are in no rollup yet, and the sums of their columns that are summed."""
+        names = [column.name for column in COLUMNS if column.is_summed]
+        summed = sql.SQL(", ").join(sql.SQL("coalesce(sum({0}), 0)").format(sql.Identifier(name)) for name in names)
+        return sql.SQL("SELECT count(*), {} {} AND NOT ({})").format(summed, self._unordered, sql.SQL(ROLLED_UP))
+
+    @property
     def query(self) -> sql.Composed:
         """What the CSV is made of."""
         return self.selected(_in_csv)
@@ -119,9 +130,24 @@ class Incident:
 
 
 def dataset(incident: Incident) -> Dataset:
+    """Raises `Unanswerable` for a window whose events are no longer kept."""
+    check_kept(incident.window)
     return Dataset(
-        "incident_events", COLUMNS, _rows(incident), Copied(partial(copied, incident), partial(totals, incident))
+        "incident_events",
+        COLUMNS,
+        _rows(incident),
+        Copied(partial(copied, incident), partial(totals, incident)),
+        partial(_control, incident),
     )
+
+
+def check_kept(window: Window) -> None:
+    """Raises `Unanswerable` where some events of a window are no longer there."""
+    earliest = midnight(local_day(complete_since(timezone.now()), UTC_ZONE) + DAY, UTC_ZONE)
+    if window.start < earliest:
+        raise Unanswerable(
+            "start", f"lies before the events that are kept: the earliest is {earliest:%Y-%m-%dT%H:%M:%SZ}"
+        )
 
 
 def _rows(incident: Incident) -> Generator[Row, None, None]:
@@ -154,6 +180,29 @@ def totals(incident: Incident, rows: int) -> dict[str, Number]:
     with connection.cursor() as cursor:
         cursor.execute(incident.sums(names, is_whole=rows < incident.limit))
         return dict(zip(names, cursor.fetchone(), strict=True))
+
+
+def _control(incident: Incident, rows: int) -> Control | None:
+    """What the rollups say of the same calls, and the newest events, which are in no rollup yet, beside them.
+
+    None where the limit cut the file, and where the rollups can't tell: they keep statuses by the hour alone.
+    """
+    if rows >= incident.limit:
+        return None
+    group = Group.MODEL if incident.status is None else Group.STATUS
+    question = Question(incident.org_id, incident.window, model_id=incident.model_id, group=group, as_one=True)
+    try:
+        road, found = "hours", points(question)
+    except Unanswerable:
+        return None
+    figures = total([point for point in found if group is Group.MODEL or point.key == incident.status])
+    with connection.cursor() as cursor:
+        cursor.execute(incident.not_rolled_up)
+        calls, *newest = cursor.fetchone()
+    known = (figures.input_tokens, figures.output_tokens, figures.cost_cents)
+    names = [column.name for column in COLUMNS if column.is_summed]
+    sums = {name: old + new for name, old, new in zip(names, known, newest, strict=True)}
+    return Control(f"{road} and events not rolled up yet", sums, figures.invocations + calls)
 
 
 def _terminated(lines: list[bytes | memoryview]) -> bytes:

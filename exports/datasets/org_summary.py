@@ -4,7 +4,7 @@ Months are those of each org's own zone, or of one zone for all. The month that 
 slug; memory is that of one org's month by day.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
@@ -18,8 +18,8 @@ from usage.retention import daily_horizon
 from usage.series import Figures, Question, Unanswerable, total, zone_of
 from usage.windows import DAY, UTC_ZONE, Granularity, Window, first_of_month, local_day, month, next_month
 
-from . import Column, Dataset, Row, Type, snapshot
-from .usage import read
+from . import Column, Control, Dataset, Row, Type, snapshot
+from .usage import other_road, read
 
 COLUMNS = (
     Column("org_id", Type.UUID, "", "Which org."),
@@ -69,36 +69,57 @@ def dataset(request: Request) -> Dataset:
         raise Unanswerable("end", f"lies more than {MAX_SUMMARY_MONTHS} months after start: ask for fewer")
     if first_of_month(request.last) > local_day(now, request.zone or UTC_ZONE):
         raise Unanswerable("end", "lies in a month that has not begun")
-    return Dataset("org_summary", COLUMNS, _rows(request, now))
+    return Dataset("org_summary", COLUMNS, _rows(request, now), control=lambda rows: _control(request, now))
+
+
+def _months(request: Request, now: datetime) -> Iterator[tuple[Org, date, bool, Question]]:
+    """Each org's months: whether one is over, and what is to be asked for it."""
+    for org in Org.objects.order_by("slug").iterator():
+        zone = request.zone or zone_of(org)
+        for first in request.months:
+            whole = month(first, zone)
+            window = Window(whole.start, max(whole.start, min(whole.end, now)))
+            yield org, first, whole.end <= now, Question(org.pk, window, Granularity.DAY, zone=zone)
 
 
 def _rows(request: Request, now: datetime) -> Generator[Row, None, None]:
     with snapshot():
-        for org in Org.objects.order_by("slug").iterator():
-            zone = request.zone or zone_of(org)
-            for first in request.months:
-                whole = month(first, zone)
-                figures = _figures(org, Window(whole.start, max(whole.start, min(whole.end, now))), zone)
-                yield (
-                    str(org.pk),
-                    org.name,
-                    org.slug,
-                    first,
-                    zone.key,
-                    "complete" if whole.end <= now else "to date",
-                    figures.invocations,
-                    figures.failures,
-                    figures.input_tokens,
-                    figures.output_tokens,
-                    figures.cost_cents,
-                    settings.CURRENCY,
-                    figures.unpriced_invocations,
-                )
+        for org, first, is_over, question in _months(request, now):
+            figures = _figures(question)
+            yield (
+                str(org.pk),
+                org.name,
+                org.slug,
+                first,
+                question.zone.key,
+                "complete" if is_over else "to date",
+                figures.invocations,
+                figures.failures,
+                figures.input_tokens,
+                figures.output_tokens,
+                figures.cost_cents,
+                settings.CURRENCY,
+                figures.unpriced_invocations,
+            )
 
 
-def _figures(org: Org, window: Window, zone: ZoneInfo) -> Figures:
+def _figures(question: Question) -> Figures:
     """The sum, added up as it is read."""
     sums = Figures()
-    for point in read(Question(org.pk, window, Granularity.DAY, zone=zone)):
+    for point in read(question):
         sums = total([sums, point])
     return sums
+
+
+def _control(request: Request, now: datetime) -> Control:
+    sums, rows, roads = Figures(), 0, set()
+    for _, _, _, question in _months(request, now):
+        road, figures = other_road(question)
+        sums = total([sums, figures])
+        roads.add(road)
+        rows += 1
+    return Control(
+        " and ".join(sorted(roads)),
+        {column.name: getattr(sums, column.name) for column in COLUMNS if column.is_summed},
+        rows,
+    )

@@ -6,7 +6,8 @@ by the hour, or at most of `MAX_SERIES_POINTS`, however long it is.
 """
 
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
@@ -20,7 +21,7 @@ from usage.overview import names_of
 from usage.series import Figures, Point, Question, TooManyPoints, Unanswerable, check_horizons, points, total
 from usage.windows import DAY, UTC_ZONE, Granularity, Window, buckets, first_of_month, local_day, midnight, shift_days
 
-from . import Column, Dataset, Row, Type, snapshot
+from . import Column, Control, Dataset, Row, Type, snapshot
 
 COLUMNS = (
     Column("bucket_start", Type.TIMESTAMP, "UTC, seconds", "Start of the hour, day or month.", is_whole_seconds=True),
@@ -75,7 +76,7 @@ def dataset(request: Request) -> Dataset:
     if request.model_ids is not None and not request.model_ids:
         raise Unanswerable("models", "names no model: leave it out to have them all")
     check_horizons(request.question)
-    return Dataset("usage", COLUMNS, _rows(request))
+    return Dataset("usage", COLUMNS, _rows(request), control=lambda rows: _control(request))
 
 
 def read(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> Iterator[Point]:
@@ -92,6 +93,26 @@ def read(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> I
                 yield from read(half, model_ids)
             continue
         yield from (point for point in found if model_ids is None or point.key in model_ids)
+
+
+def other_road(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> tuple[str, Figures]:
+    """The figures of a whole window, and which rollup they were read from: not the one that the question's points come from.
+
+    Where hours are no longer kept, days are all there is.
+    """
+    other = replace(question, granularity=Granularity.DAY, as_one=question.granularity is Granularity.DAY)
+    with suppress(Unanswerable):
+        return "hours" if other.as_one else "days", _added(points(other), model_ids)
+    return "days", _added(read(question), model_ids)
+
+
+def _added(found: Iterable[Point], model_ids: frozenset[uuid.UUID] | None) -> Figures:
+    return total([point for point in found if model_ids is None or point.key in model_ids])
+
+
+def _control(request: Request) -> Control:
+    road, figures = other_road(request.question, request.model_ids)
+    return Control(road, {column.name: getattr(figures, column.name) for column in COLUMNS if column.is_summed})
 
 
 def _windows(question: Question) -> Iterator[Window]:

@@ -1,9 +1,10 @@
 """Where finished files go, and how they are had again: a bucket of S3-compatible storage, or a folder of this service's own.
 
-A file is put whole or not at all: nobody ever sees a part of one.
+A file is there whole or not at all: nobody ever sees a part of one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -38,16 +39,19 @@ class Parcel:
 
 
 class Store(Protocol):
-    """All raise `Undeliverable`."""
+    """All may raise `Undeliverable`."""
 
-    def put(self, parcel: Parcel) -> None:
-        """Bring a file there, in the place of one that has its key already. Where it fails, nothing new is there."""
+    def staged(self, parcel: Parcel) -> AbstractContextManager[Callable[[], None]]:
+        """Bring a file there unseen. What is yielded shows it at once, in the place of one that has its key already.
+
+        A block that ends without that leaves nothing there.
+        """
 
     def delete(self, key: str) -> None:
         """Take a file away. One that is not there is fine."""
 
-    def url(self, key: str, lifetime: timedelta) -> str:
-        """An address at which anybody can have the file for so long."""
+    def url(self, key: str, filename: str, lifetime: timedelta) -> str:
+        """An address at which anybody can have the file for so long; a browser saves it under a name."""
 
     def uri(self, key: str) -> str:
         """What the file is called for good, and nobody can have it by alone."""

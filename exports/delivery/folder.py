@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shutil
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,19 +23,25 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def put(self, parcel: Parcel) -> None:
-        """A file becomes one of the folder's by being renamed: at once, whoever looks."""
+    @contextmanager
+    def staged(self, parcel: Parcel) -> Iterator[Callable[[], None]]:
+        """Beside its place, under a name that no key has; a file is shown by being renamed."""
         place = self.path(parcel.key)
-        beside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f".{uuid.uuid4().hex}")
+
+        def show() -> None:
             try:
-                os.link(parcel.path, beside)  # same disk: nothing is copied
-            except OSError:
-                _copy(parcel.path, beside)
-            beside.replace(place)
-        except OSError as error:
-            raise Undeliverable(*told(error)) from error
+                beside.replace(place)
+            except OSError as error:
+                raise Undeliverable(told(error)) from error
+
+        try:
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(parcel.path, beside)
+            except OSError as error:
+                raise Undeliverable(told(error)) from error
+            yield show
         finally:
             beside.unlink(missing_ok=True)
 
@@ -42,9 +51,9 @@ class FolderStore:
         except OSError as error:
             raise Undeliverable(f"The file can't be deleted: {error.strerror}.", is_passing=True) from error
 
-    def url(self, key: str, lifetime: timedelta) -> str:
-        until = int((timezone.now() + lifetime).timestamp())
-        return settings.PUBLIC_URL + reverse("export-file", args=[sign(key, until)])
+    def url(self, key: str, filename: str, lifetime: timedelta) -> str:
+        until = (timezone.now() + lifetime).timestamp()
+        return settings.PUBLIC_URL + reverse("export-file", args=[signing.dumps([key, filename, until], salt=_SALT)])
 
     def uri(self, key: str) -> str:
         return f"folder:{key}"
@@ -54,29 +63,27 @@ class FolderStore:
         return self.folder / key
 
 
-def sign(key: str, until: int) -> str:
-    return signing.dumps([key, until], salt=_SALT)
-
-
-def signed_key(token: str) -> str | None:
-    """The key that a token is for; None where the token is not one of ours, was altered, or its time is over."""
+def signed(token: str) -> tuple[str, str] | None:
+    """The key and the name that a token is for; None where the token is not one of ours, was altered, or its time is over."""
     try:
-        key, until = signing.loads(token, salt=_SALT)
+        key, filename, until = signing.loads(token, salt=_SALT)
     except (signing.BadSignature, ValueError):
         return None
-    return key if timezone.now().timestamp() < until else None
+    return (key, filename) if timezone.now().timestamp() < until else None
 
 
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("xb") as written:
-        while chunk := read.read(1024 * 1024):
-            written.write(chunk)
-        written.flush()
-        os.fsync(written.fileno())
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # one disk: nothing is copied
+        return
+    except OSError:
+        shutil.copyfile(source, target)
+    with target.open("rb") as copy:
+        os.fsync(copy.fileno())
 
 
-def told(error: OSError) -> tuple[str]:
+def told(error: OSError) -> str:
     """What is wrong with the disk, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ("The disk that exports are written to is full: make room, then ask for the file again.",)
-    return (f"The file can't be written: {error.strerror or error}.",)
+        return "The disk that exports are written to is full. Make room there, then run the export again."
+    return f"The file can't be written: {error.strerror or error}."

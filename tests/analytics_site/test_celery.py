@@ -153,6 +153,9 @@ def test_everything_periodic_is_in_the_schedule() -> None:
         "ingestion.tasks.prepare_storage": timedelta(hours=6),
         "ingestion.tasks.rotate_ledger": timedelta(hours=1),
         "usage.tasks.maintain": timedelta(days=1),
+        "exports.tasks.tend": timedelta(seconds=10),
+        "exports.tasks.ask_for_months": timedelta(hours=1),
+        "exports.tasks.expire": timedelta(hours=1),
     }
     assert all(PeriodicTask.objects.values_list("enabled", flat=True))
 

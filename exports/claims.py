@@ -1,0 +1,142 @@
+"""Whose a job is: no two workers make one file, and what a dead one left behind goes on.
+
+Who claims a job gets a number, that of its attempt. Signs of life come from a thread with a connection of its own, since the
+rows of a file are read within a transaction that writes nothing. Whoever gives none for `EXPORT_LEASE` is taken for dead; if
+it lives after all, its number is no longer the job's, and it can neither finish the job nor put a file where another is.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from orgs.limits import EXPORT_LEASE, EXPORT_PULSE, EXPORT_RETRY_AFTER, MAX_EXPORT_FAILURES
+
+from .jobs import cancelled
+from .models import ExportJob, State
+
+logger = structlog.get_logger(__name__)
+
+STOPPED = "The process that made the file stopped."
+
+
+class Superseded(Exception):
+    """Another attempt has taken the job over, or it is over."""
+
+
+class Cancelled(Exception):
+    """Somebody called the job off."""
+
+
+def claim(job_id: str) -> ExportJob | None:
+    """The job, if it waits; it is the caller's then."""
+    taken = ExportJob.objects.filter(pk=job_id, status=State.PENDING).update(
+        status=State.RUNNING, attempts=F("attempts") + 1, started_at=Now(), heartbeat_at=Now(), rows_written=0
+    )
+    return ExportJob.objects.select_related("org").get(pk=job_id) if taken else None
+
+
+class Pulse:
+    """Signs of life, and how far a file is. Called with the number of rows; raises where the job is no longer the caller's."""
+
+    def __init__(self, job: ExportJob) -> None:
+        self.job = job
+        self.rows = 0
+        self._end = threading.Event()
+        self._lost: type[Exception] | None = None
+
+    def __call__(self, rows: int) -> None:
+        self.rows = rows
+        if self._lost is not None:
+            raise self._lost
+
+    @contextmanager
+    def beating(self) -> Iterator["Pulse"]:
+        thread = threading.Thread(target=self._beat, name=f"pulse of {self.job.pk}", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._end.set()
+            thread.join()
+
+    def _beat(self) -> None:
+        while self._lost is None and not self._end.wait(EXPORT_PULSE.total_seconds()):
+            try:
+                self._lost = self._give()
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("export_pulse_missed", job_id=str(self.job.pk), error=str(error))
+                connection.close()
+        connection.close()
+
+    def _give(self) -> type[Exception] | None:
+        mine = _mine(self.job)
+        if not mine.update(heartbeat_at=Now(), rows_written=self.rows):
+            return Superseded
+        return Cancelled if mine.exclude(cancelled_by="").exists() else None
+
+
+def _mine(job: ExportJob) -> QuerySet[ExportJob]:
+    return ExportJob.objects.filter(pk=job.pk, status=State.RUNNING, attempts=job.attempts)
+
+
+@contextmanager
+def finishing(job: ExportJob) -> Iterator[ExportJob]:
+    """Nobody else finishes the job, takes it over or calls it off within; at the end it has succeeded.
+
+    Raises `Superseded` or `Cancelled` before.
+    """
+    with transaction.atomic():
+        held = _mine(job).select_for_update().first()
+        if held is None:
+            raise Superseded
+        if held.cancelled_by:
+            raise Cancelled
+        yield held
+        now = timezone.now()
+        held.status, held.error, held.completed_at = State.SUCCEEDED, "", now
+        held.rows_written = held.row_count or 0
+        held.expires_at = now + timedelta(days=settings.EXPORT_RETENTION_DAYS)
+        held.save()
+
+
+def call_off(job: ExportJob) -> None:
+    by = _mine(job).values_list("cancelled_by", flat=True).first() or ""
+    _mine(job).update(status=State.FAILED, completed_at=Now(), error=cancelled(by))
+
+
+def note_failure(job: ExportJob, message: str, *, is_passing: bool) -> bool:
+    """An attempt failed. Where trying again may help, it waits for that; else, or after so many, the job has failed: True."""
+    failures = job.failures + 1
+    is_over = not is_passing or failures >= MAX_EXPORT_FAILURES
+    now = timezone.now()
+    change = {"failures": failures, "failed_at": now, "error": message[:500]}
+    if is_over:
+        change |= {"status": State.FAILED, "completed_at": now}
+    else:
+        change |= {"status": State.PENDING, "next_send_at": now + EXPORT_RETRY_AFTER * 4 ** (failures - 1)}
+    return bool(_mine(job).update(**change)) and is_over
+
+
+def recover() -> int:
+    """Jobs whose workers are dead: they wait again, or have failed. One that is being finished just now is left alone.
+
+    Uses export_jobs_open.
+    """
+    lapsed = ExportJob.objects.filter(status=State.RUNNING, heartbeat_at__lt=Now() - EXPORT_LEASE)
+    with transaction.atomic():
+        found = list(lapsed.select_for_update(skip_locked=True))
+        for job in found:
+            logger.warning("export_left_behind", job_id=str(job.pk), attempt=job.attempts)
+            if job.cancelled_by:
+                call_off(job)
+            else:
+                note_failure(job, STOPPED, is_passing=True)
+    return len(found)

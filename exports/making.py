@@ -1,0 +1,217 @@
+"""One attempt at a job: its file is written, held against the rollups, brought where it goes, and only then is it there.
+
+The file is made on this machine's disk first. So nothing unfinished is ever where people look, and its checksum is that of
+what is on the disk.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+
+from usage import freshness
+from usage.series import Unanswerable
+
+from . import claims
+from .contents import dataset_of
+from .datasets import Control, Dataset, as_text, snapshot
+from .delivery import Parcel, Undeliverable, store_of
+from .delivery.folder import told
+from .models import ExportJob, State
+from .writers import Unwritable, Written, write
+
+logger = structlog.get_logger(__name__)
+
+
+class Mismatch(Exception):
+    """A file does not add up to what the rollups say."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file on this machine's disk, and what is known of it."""
+
+    path: Path
+    dataset: Dataset
+    written: Written
+    control: Control | None
+    checksum: str
+    size: int
+    completeness: dict[str, Any]
+    at: datetime
+
+
+def attempt(job_id: str) -> None:
+    """Make the file of a job, if nobody else does. Whatever goes wrong is said on the job."""
+    job = claims.claim(job_id)
+    if job is None:
+        return
+    log = logger.bind(job_id=job_id, org_id=str(job.org_id or ""), attempt=job.attempts)
+    try:
+        with claims.Pulse(job).beating() as pulse, _workplace(job) as path:
+            _deliver(job, _make(job, path, pulse))
+        log.info("export_succeeded", dataset=job.dataset, format=job.format)
+    except claims.Superseded:
+        log.warning("export_superseded")
+    except claims.Cancelled:
+        claims.call_off(job)
+    except (Unanswerable, Unwritable, Undeliverable, Mismatch, OperationalError, InterfaceError, OSError) as error:
+        message, is_passing = _in_words(error)
+        _fail(job, message, is_passing, log)
+    except Exception as error:
+        log.exception("export_broke")
+        _fail(job, f"The service failed ({type(error).__name__}); its log says more.", True, log)
+
+
+def _in_words(error: Exception) -> tuple[str, bool]:
+    """What went wrong, for who asked, and whether it may pass."""
+    match error:
+        case Unanswerable():
+            return f"What was asked for can't be had: {error.field} {error}.", False
+        case Undeliverable():
+            return str(error), error.is_passing
+        case OperationalError() | InterfaceError():
+            return "The database did not answer.", True
+        case OSError():
+            return told(error), False
+        case _:
+            return str(error), False
+
+
+def _fail(job: ExportJob, message: str, is_passing: bool, log: Any) -> None:
+    try:
+        is_over = claims.note_failure(job, message, is_passing=is_passing)
+    except (OperationalError, InterfaceError):  # its lease ends, and `upkeep` finds it
+        log.warning("export_left_behind", error=message)
+        return
+    log.error("export_failed" if is_over else "export_attempt_failed", error=message)
+
+
+@contextmanager
+def _workplace(job: ExportJob) -> Iterator[Path]:
+    """Where a file is made; nothing stays there, of attempts that were killed neither."""
+    folder = Path(settings.EXPORT_FOLDER) / ".made"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder / f"{job.pk}.{job.attempts}.{job.format}"
+    finally:
+        for left in folder.glob(f"{job.pk}.*"):
+            left.unlink(missing_ok=True)
+
+
+def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:
+    """Rows, control and freshness are those of one moment."""
+    with path.open("wb") as file, snapshot():
+        now = timezone.now()
+        dataset = dataset_of(job)
+        written = write(job.kind, dataset, file, pulse)
+        control = dataset.control(written.rows)
+        completeness = _completeness(job, now)
+        file.flush()
+        os.fsync(file.fileno())
+    _reconcile(written, control)
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return Made(path, dataset, written, control, checksum, path.stat().st_size, completeness, now)
+
+
+def _reconcile(written: Written, control: Control | None) -> None:
+    if control is None:
+        return
+    wrong = [
+        f"{name} is {written.totals[name]}, the rollups say {expected}"
+        for name, expected in control.totals.items()
+        if written.totals[name] != expected
+    ]
+    if control.rows is not None and control.rows != written.rows:
+        wrong.append(f"it has {written.rows} rows, the rollups say {control.rows}")
+    if wrong:
+        raise Mismatch(
+            f"The file does not agree with the rollups ({control.road}), so it was thrown away: {'; '.join(wrong)}."
+        )
+
+
+def _completeness(job: ExportJob, now: datetime) -> dict[str, Any]:
+    """How far the figures trailed what was sent when the file was made."""
+    found: dict[str, Any] = {"completeUpTo": freshness.complete_up_to(now)}
+    if job.org_id is not None:
+        entry = freshness.overall(job.org_id)
+        found |= {
+            "lastEventAt": entry.last_event_at,
+            "lastRollupAt": entry.last_rollup_at,
+            "lagSeconds": entry.lag_seconds,
+            "status": entry.status,
+        }
+    return found
+
+
+def _deliver(job: ExportJob, made: Made) -> None:
+    """File and manifest are brought there unseen; they are seen, and the job has succeeded, at once."""
+    store = store_of(job.bucket)
+    tags = {"job": str(job.pk), "generated": f"{made.at:%Y-%m-%dT%H:%M:%SZ}", "org": str(job.org_id or "platform")}
+    told = made.path.with_name(f"{made.path.name}.manifest.json")
+    told.write_bytes(msgspec.json.format(msgspec.json.encode(manifest(job, made)), indent=2))
+    file = Parcel(made.path, job.key, job.kind.media_type, job.filename, tags)
+    beside = Parcel(told, job.manifest_key, "application/json", f"{job.filename}.manifest.json", tags)
+    with store.staged(file) as show_file, store.staged(beside) as show_manifest, claims.finishing(job) as held:
+        held.row_count, held.byte_count, held.checksum = made.written.rows, made.size, made.checksum
+        held.totals = as_text(made.written.totals)
+        show_manifest()
+        show_file()
+
+
+def manifest(job: ExportJob, made: Made) -> dict[str, Any]:
+    """What stands beside a file. Numbers that are sums are text, so that nothing rounds them."""
+    return {
+        "file": job.key.rpartition("/")[2],
+        "dataset": job.dataset,
+        "format": job.format,
+        "jobId": job.pk,
+        "orgId": job.org_id,
+        "timeRange": {"start": job.start_at, "end": job.end_at},
+        "granularity": job.granularity or None,
+        "timeZone": job.time_zone or None,
+        "filters": {
+            "models": job.model_ids,
+            "status": job.call_status or None,
+            "limit": job.row_limit,
+        },
+        "columns": [
+            {"name": column.name, "type": column.type, "unit": column.unit, "meaning": column.meaning}
+            for column in made.dataset.columns
+        ],
+        "rowCount": made.written.rows,
+        "byteCount": made.size,
+        "totals": as_text(made.written.totals),
+        "reconciledWith": made.control.road if made.control else None,
+        "checksum": {"algorithm": "SHA-256", "value": made.checksum},
+        "generatedAt": made.at,
+        "freshness": made.completeness,
+        "initiatedBy": job.initiated_by,
+        **_changes(job, made),
+    }
+
+
+def _changes(job: ExportJob, made: Made) -> dict[str, Any]:
+    """Of a month's file that comes in the place of another: which, and what is different."""
+    if job.month is None or job.version == 1:
+        return {}
+    before = ExportJob.objects.filter(
+        org=job.org_id, month=job.month, version=job.version - 1, status__in=(State.SUCCEEDED, State.EXPIRED)
+    ).first()
+    if before is None:
+        return {}
+    now = as_text(made.written.totals) | {"rows": str(made.written.rows)}
+    old = before.totals | {"rows": str(before.row_count)}
+    changed = {name: {"before": old.get(name), "after": value} for name, value in now.items() if old.get(name) != value}
+    return {"replaces": {"file": before.key.rpartition("/")[2], "checksum": before.checksum}, "changes": changed}

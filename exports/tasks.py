@@ -1,0 +1,29 @@
+"""Work on exports: the files themselves, on a queue of their own, and what the schedule does for them."""
+
+from celery import shared_task
+
+from . import making, monthly, upkeep
+
+
+@shared_task
+def run(job_id: str) -> None:
+    """Make the file of a job."""
+    making.attempt(job_id)
+
+
+@shared_task
+def tend() -> None:
+    """Send again what was lost, take up what dead workers left."""
+    upkeep.tend()
+
+
+@shared_task
+def ask_for_months() -> None:
+    """Ask for the files of months that are over, or have changed."""
+    monthly.ask_for_months()
+
+
+@shared_task
+def expire() -> None:
+    """Delete the files whose time is over."""
+    upkeep.expire()
