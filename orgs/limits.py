@@ -51,6 +51,12 @@ EXPORT_ROWS_AT_ONCE = (
 MAX_XLSX_ROWS = 1_048_576  # of a sheet, header and totals among them: no spreadsheet opens more
 MAX_XLSX_TEXT = 32_767  # characters of a cell, likewise
 MAX_XLSX_DIGITS = 15  # of a number that a spreadsheet keeps exactly; a longer one stands as text
+EXPORT_PART_BYTES = 5 * 1024 * 1024  # of a file on its way into a bucket: the least that S3 takes; 10,000 make 50 GB
+EXPORT_PARTS_AT_ONCE = 2  # on their way: a worker holds about three parts
+S3_REQUEST_TIMEOUT = timedelta(seconds=15)  # of one request, a part's too: two at once need a line of 6 Mbit/s
+S3_RETRY_TIMEOUT = timedelta(seconds=15)  # a request is repeated for so long: 30 seconds with a last one that hangs
+S3_MAX_RETRIES = 100  # of one request: more than that time holds
+S3_MAX_BACKOFF = timedelta(seconds=2)  # between two of them: the storage is noticed soon after it is back
 
 MAX_OPEN_EXPORTS = 5  # jobs of an org that are not over: one org's wishes don't fill the queue of all
 MAX_EXPORT_MODELS = 1_000  # named in one request; more are all of them
