@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from exports.metrics import ExportState
 from ingestion.metrics import StreamState
 from reliability.metrics import ReliabilityState
 
@@ -16,6 +17,7 @@ logger = structlog.get_logger(__name__)
 _STATE = CollectorRegistry(auto_describe=False)
 _STATE.register(StreamState())
 _STATE.register(ReliabilityState())
+_STATE.register(ExportState())
 
 
 def export(request: HttpRequest) -> HttpResponse:

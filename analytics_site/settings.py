@@ -314,6 +314,9 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "CallStatusEnum": "ingestion.models.Status.labels",
         "FreshnessStatusEnum": ("fresh", "stale", "delayed"),
+        "GranularityEnum": ("hour", "day"),
+        "ExportGranularityEnum": ("hourly", "daily", "monthly"),
+        "ExportStatusEnum": ("pending", "running", "succeeded", "failed", "expired"),
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

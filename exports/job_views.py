@@ -241,6 +241,14 @@ def _output(job: ExportJob) -> str | None:
 
 
 # ── The views ────────────────────────────────────────────────────────────────────────────────────────────────────
+NO_JOB = {404: OpenApiResponse(description="The organisation has no such export.")}
+OVER = {409: OpenApiResponse(description="The export is, or is not, over.")}
+REFUSED = {
+    409: OpenApiResponse(description="The Idempotency-Key names another request, or the export is not over."),
+    429: OpenApiResponse(description=f"The organisation has {MAX_OPEN_EXPORTS} exports that are not finished."),
+}
+
+
 class ExportsCursor(CursorPagination):
     """Newest first, by export_jobs_by_org."""
 
@@ -251,7 +259,10 @@ class ExportsCursor(CursorPagination):
 
     def decode_cursor(self, request: Request) -> Any:
         try:
-            return super().decode_cursor(request)
+            cursor = super().decode_cursor(request)
+            if cursor is not None and cursor.position is not None:
+                datetime.fromisoformat(cursor.position)
+            return cursor
         except (NotFound, ValueError) as error:
             raise ValidationError({"cursor": "is not one that this list has given"}) from error
 
@@ -275,7 +286,10 @@ class ExportsView(APIView):
                 description="The same key within a day names the same job. Without one, the same request within a minute does.",
             )
         ],
-        responses={202: OpenApiResponse(JOB, description="The job: a new one, or that of the same request.")},
+        responses={
+            202: OpenApiResponse(JOB, description="The job: a new one, or that of the same request."),
+            **REFUSED,
+        },
     )
     def post(self, request: Request, org_id: uuid.UUID) -> Response:
         """Ask for a file."""
@@ -322,7 +336,7 @@ class ExportView(APIView):
     required_scope = Scope.EXPORTS_READ
     org: Org
 
-    @extend_schema(operation_id="getExport", tags=["exports"], responses=JOB)
+    @extend_schema(operation_id="getExport", tags=["exports"], responses={200: JOB, **NO_JOB})
     def get(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> Response:
         """One job."""
         return Response(as_document(_job(self.org, job_id)))
@@ -335,7 +349,12 @@ class DownloadView(APIView):
     @extend_schema(
         operation_id="downloadExport",
         tags=["exports"],
-        responses={302: OpenApiResponse(description="To the file: a signed address that expires. Each is recorded.")},
+        responses={
+            302: OpenApiResponse(description="To the file: a signed address that expires. Each is recorded."),
+            404: OpenApiResponse(
+                description="There is no such export, or no file of it: not ready, failed, or expired."
+            ),
+        },
     )
     def get(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> HttpResponse:
         """The file. 404 while it is not ready, and once it has expired."""
@@ -350,7 +369,7 @@ class CancelView(APIView):
     required_scope = Scope.EXPORTS_CREATE
     org: Org
 
-    @extend_schema(operation_id="cancelExport", tags=["exports"], request=None, responses={202: JOB})
+    @extend_schema(operation_id="cancelExport", tags=["exports"], request=None, responses={202: JOB, **NO_JOB, **OVER})
     def post(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> Response:
         """Call a job off: it fails, with that as its error. One that is being made ends within seconds."""
         job = _job(self.org, job_id)
@@ -364,7 +383,9 @@ class RerunView(APIView):
     required_scope = Scope.EXPORTS_CREATE
     org: Org
 
-    @extend_schema(operation_id="rerunExport", tags=["exports"], request=None, responses={202: JOB})
+    @extend_schema(
+        operation_id="rerunExport", tags=["exports"], request=None, responses={202: JOB, **NO_JOB, **REFUSED}
+    )
     def post(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> Response:
         """Ask for the same file once more, as a new job."""
         job = _job(self.org, job_id)

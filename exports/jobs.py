@@ -114,8 +114,9 @@ def ask(wanted: Wanted, by: str, idempotency_key: str = "") -> ExportJob:
         same = _same(job)
         if same is not None:
             return same
+        is_limited = wanted.org is not None and wanted.month is None
         opened = ExportJob.objects.filter(org=wanted.org, status__in=OPEN, month=None)
-        if wanted.month is None and opened.count() >= MAX_OPEN_EXPORTS:  # by export_jobs_open
+        if is_limited and opened.count() >= MAX_OPEN_EXPORTS:  # by export_jobs_open
             raise TooManyOpen
         job.next_send_at = timezone.now() + EXPORT_SENT_AGAIN_AFTER
         job.save(force_insert=True)

@@ -4,15 +4,20 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.urls import URLPattern, URLResolver
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from analytics_site.urls import api as api_patterns
+from exports.jobs import Wanted
+from exports.models import ExportJob, State
 from orgs.models import ApiKey, AuditRecord, Org, Role, Scope, User
+from usage.windows import Window
 
 from ..factories import as_json, at, make_event, make_key, make_org, make_user
 
@@ -32,10 +37,20 @@ class Route:
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
-    def call(self, client: APIClient, org_id: uuid.UUID, **headers: str) -> Any:
+    def address(self, org_id: uuid.UUID) -> str:
+        """Where it names a job, one of that org; where there is no such org, of none."""
         address = f"/analytics/v1/{self.path}".replace("<anyuuid:org_id>", str(org_id))
+        if "<anyuuid:job_id>" not in address:
+            return address
+        job = ExportJob.objects.filter(org_id=org_id).first()
+        return address.replace("<anyuuid:job_id>", str(job.pk if job else uuid.uuid4()))
+
+    def call(self, client: APIClient, org_id: uuid.UUID, **headers: str) -> Any:
+        address = self.address(org_id)
         if self.method == "GET":
             return client.get(address, RANGE, headers=headers)
+        if "exports" in self.path:
+            return client.post(address, {"timeRange": RANGE}, format="json", headers=headers)
         event = as_json(make_event(org_id))
         return client.post(address, event if "validate" in self.path else [event], format="json", headers=headers)
 
@@ -47,32 +62,60 @@ READS = (
     Route("GET", f"{ORG}/reliability/incidents", Scope.RELIABILITY_READ),
     Route("GET", f"{ORG}/reliability/incident.csv", Scope.RELIABILITY_READ),
 )
+EXPORT = f"{ORG}/exports/<anyuuid:job_id>"
+EXPORTS = (
+    Route("GET", f"{ORG}/exports", Scope.EXPORTS_READ),
+    Route("GET", EXPORT, Scope.EXPORTS_READ),
+    Route("GET", f"{EXPORT}/download", Scope.EXPORTS_DOWNLOAD, success=302),
+)
+ASK = (
+    Route("POST", f"{ORG}/exports", Scope.EXPORTS_CREATE, success=202),
+    Route("POST", f"{EXPORT}/cancel", Scope.EXPORTS_CREATE, success=409),  # the job is over
+    Route("POST", f"{EXPORT}/rerun", Scope.EXPORTS_CREATE, success=202),
+)
+DATASETS = Route("GET", "exports/datasets", Scope.EXPORTS_READ)  # names no org
 SEND = Route("POST", f"{ORG}/events", Scope.EVENTS_WRITE)
 VALIDATE = Route("POST", "events/validate", Scope.EVENTS_WRITE, success=204)  # names no org
-ROUTES = (*READS, SEND, VALIDATE)
+OF_ORGS = (*READS, *EXPORTS, *ASK, SEND)
+ROUTES = (*OF_ORGS, DATASETS, VALIDATE)
 # For everybody: they tell nothing about any org.
 OPEN = {"* status/healthz", "* status/readyz", "GET schema", "GET docs"}
 
-# What each credential gets from the reads, from sending and from validating: in its own org, in a foreign one, and in
-# one that does not exist. "ok" is the route's own success.
+# What each credential gets: in its own org, in a foreign one, and in one that does not exist. "ok" is the route's own success. In
+# order: figures; events sent (they may name an org before anybody registers it), and validated; exports looked at, asked for,
+# and what they can be.
 TABLE = {
-    "nobody": ("401 401 401", "401 401 401", "401"),
-    "a wrong key": ("401 401 401", "401 401 401", "401"),
-    "a known key with another secret": ("401 401 401", "401 401 401", "401"),
-    "an expired key": ("401 401 401", "401 401 401", "401"),
-    "a revoked key": ("401 401 401", "401 401 401", "401"),
-    "a key with the scope": ("ok 403 403", "ok 403 403", "ok"),
-    "a key with every other scope": ("403 403 403", "403 403 403", "403"),
-    "a key with admin": ("ok 403 403", "ok 403 403", "ok"),
-    "a key of another org": ("403 403 403", "403 403 403", "ok"),
-    "a key of the platform": ("ok ok 403", "ok ok ok", "ok"),  # events may name an org before anybody registers it
-    "a key of the platform with every other scope": ("403 403 403", "403 403 403", "403"),
-    "an org admin": ("ok 403 403", "ok 403 403", "ok"),
-    "an engineer": ("ok 403 403", "403 403 403", "403"),
-    "a finance member": ("ok 403 403", "403 403 403", "403"),
-    "a viewer": ("ok 403 403", "403 403 403", "403"),
-    "a stranger": ("403 403 403", "403 403 403", "403"),
-    "staff": ("ok ok 403", "403 403 403", "403"),
+    "nobody": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "a wrong key": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "a known key with another secret": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "an expired key": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "a revoked key": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "a key with the scope": ("ok 403 403", "ok 403 403", "ok", "ok 403 403", "ok 403 403", "ok"),
+    "a key with every other scope": ("403 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
+    "a key with admin": ("ok 403 403", "ok 403 403", "ok", "ok 403 403", "ok 403 403", "ok"),
+    "a key of another org": ("403 403 403", "403 403 403", "ok", "403 403 403", "403 403 403", "ok"),
+    "a key of the platform": (
+        "ok ok 403",
+        "ok ok ok",
+        "ok",
+        "ok ok 403",
+        "ok ok 403",
+        "ok",
+    ),
+    "a key of the platform with every other scope": (
+        "403 403 403",
+        "403 403 403",
+        "403",
+        "403 403 403",
+        "403 403 403",
+        "403",
+    ),
+    "an org admin": ("ok 403 403", "ok 403 403", "ok", "ok 403 403", "ok 403 403", "ok"),
+    "an engineer": ("ok 403 403", "403 403 403", "403", "ok 403 403", "ok 403 403", "ok"),
+    "a finance member": ("ok 403 403", "403 403 403", "403", "ok 403 403", "ok 403 403", "ok"),
+    "a viewer": ("ok 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
+    "a stranger": ("403 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
+    "staff": ("ok ok 403", "403 403 403", "403", "ok ok 403", "403 403 403", "403"),
 }
 PLACES = ("own", "foreign", "missing")
 ROLES = {
@@ -84,9 +127,11 @@ ROLES = {
 
 
 def cases() -> Iterator[Any]:
-    for credential, (reads, sends, validates) in TABLE.items():
+    for credential, (reads, sends, validates, exports, asks, datasets) in TABLE.items():
+        named = {SEND: sends, VALIDATE: validates, DATASETS: datasets}
+        named |= dict.fromkeys(EXPORTS, exports) | dict.fromkeys(ASK, asks)
         for route in ROUTES:
-            outcomes = {SEND: sends, VALIDATE: validates}.get(route, reads).split()
+            outcomes = named.get(route, reads).split()
             for place, outcome in zip(PLACES, outcomes, strict=False):
                 status = route.success if outcome == "ok" else int(outcome)
                 yield pytest.param(route, credential, place, status, id=f"{route}, {credential}, {place}")
@@ -138,8 +183,15 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World(make_org(), make_org("Globex"))
+def world(settings: LazySettings, tmp_path: Path) -> World:
+    """Each org has an export that is ready."""
+    settings.EXPORT_FOLDER = str(tmp_path)
+    found = World(make_org(), make_org("Globex"))
+    for org in (found.own, found.foreign):
+        job = Wanted(org=org, window=Window(at(0), at(1))).job("somebody")
+        job.status, job.expires_at = State.SUCCEEDED, timezone.now() + timedelta(days=1)
+        job.save()
+    return found
 
 
 @pytest.mark.parametrize(("route", "credential", "place", "status"), list(cases()))
@@ -173,7 +225,7 @@ def test_no_route_is_missing_from_the_table() -> None:
     assert sorted(routes(api_patterns)) == sorted({str(route) for route in ROUTES} | OPEN)
 
 
-@pytest.mark.parametrize("route", ROUTES[:-1], ids=str)
+@pytest.mark.parametrize("route", OF_ORGS, ids=str)
 def test_the_three_refusals_cannot_be_told_apart(world: World, route: Route) -> None:
     def refusal(credential: str, place: str) -> tuple[dict[str, Any], dict[str, str]]:
         org_id = world.org_id(place)
@@ -181,7 +233,7 @@ def test_the_three_refusals_cannot_be_told_apart(world: World, route: Route) -> 
         answer = route.call(client, org_id, **headers)
         assert answer.status_code == 403
         body = answer.json()
-        assert body.pop("instance") == f"/analytics/v1/{route.path}".replace("<anyuuid:org_id>", str(org_id))
+        assert body.pop("instance") == answer.wsgi_request.path
         return body, {
             name: value for name, value in answer.headers.items() if not name.startswith(("X-Req", "Content-S"))
         }
@@ -199,7 +251,7 @@ def test_the_three_refusals_cannot_be_told_apart(world: World, route: Route) -> 
     }
 
 
-@pytest.mark.parametrize("route", READS, ids=str)
+@pytest.mark.parametrize("route", [*READS, *EXPORTS[:2]], ids=str)
 def test_a_read_from_outside_leaves_an_audit_record(world: World, route: Route) -> None:
     staff = make_user("staff@example.com", is_staff=True)
     client = APIClient()
@@ -210,7 +262,7 @@ def test_a_read_from_outside_leaves_an_audit_record(world: World, route: Route) 
         route.call(APIClient(), world.foreign.pk, **{"X-API-Key": token}),
     ]
     found = AuditRecord.objects.order_by("pk").values_list("actor", "action", "org", "target", "request_id")
-    path = f"/analytics/v1/{route.path}".replace("<anyuuid:org_id>", str(world.foreign.pk))
+    path = route.address(world.foreign.pk)
     assert list(found) == [
         (actor, f"read from outside: {route.scope}", world.foreign.pk, path, answer["X-Request-ID"])
         for actor, answer in zip(("user:staff@example.com", f"key:{key.prefix}"), answers, strict=True)
