@@ -3,21 +3,30 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from django.conf import settings as django_settings
+from django.test import Client
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from rest_framework.test import APIClient
 
+from exports.contents import COLUMNS
 from exports.datasets import usage
 from exports.datasets.usage import Grain, Request
+from exports.jobs import Wanted, ask
+from exports.making import attempt
+from exports.models import Kind, State
 from exports.writers import Format
 from orgs.models import Org
 from usage.rollups import roll_up
 from usage.series import points, total
 from usage.windows import Window
 
-from ..factories import ingest, make_org
+from ..factories import ingest, make_org, make_user
 from ..usage.test_properties import (
     AUTUMN,
     SPRING,
@@ -120,3 +129,54 @@ def test_pieces_are_what_one_answer_would_be(now: datetime, data: st.DataObject)
         patch.setattr("usage.series.MAX_SERIES_POINTS", limit)
         assert list(usage.read(question)) == whole
         assert total(whole).cost_cents == sum((point.cost_cents for point in whole), Decimal(0))
+
+
+@pytest.mark.usefixtures("_partitions")
+@settings(TEST, max_examples=25)
+@given(st.sampled_from([SPRING, AUTUMN]), st.data())
+def test_a_finished_export_says_what_api_page_and_python_say(now: datetime, data: st.DataObject) -> None:
+    """The whole way: a job that was asked for, held against the rollups, and brought into a folder."""
+    zone = data.draw(st.sampled_from(ZONES), "zone")
+    calls = data.draw(all_calls(now, [zone]), "calls")
+    window = data.draw(windows(now, [zone], calls), "window")
+    window = Window(window.start, min(window.end, window.start + timedelta(days=31)))
+    assume(window)
+    kind, grain = data.draw(st.sampled_from(list(Format)), "format"), data.draw(st.sampled_from(list(Grain)), "grain")
+    days = data.draw(st.sampled_from(["UTC", zone]), "days")
+    is_calls = data.draw(st.booleans(), "the calls themselves")
+    with rolled_back(now), pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        # What is done here is seen by no other connection, so signs of life would find no job.
+        patch.setattr("exports.claims.EXPORT_PULSE", timedelta(hours=1))
+        patch.setattr(django_settings, "EXPORT_FOLDER", folder)
+        org = make_org(time_zone=zone)
+        ingest([call.event([org]) for call in calls])
+        roll_up()
+        dataset = Kind.INCIDENT_EVENTS if is_calls else Kind.USAGE
+        job = ask(
+            Wanted(org=org, window=window, dataset=dataset, format=kind, grain=grain, zone=days), "user:fin@example.com"
+        )
+        attempt(str(job.pk))
+        job.refresh_from_db()
+        assert (job.status, job.error) == (State.SUCCEEDED, "")
+        rows = read_back(kind, (Path(folder) / job.key).read_bytes(), COLUMNS[dataset])
+        place = [column.name for column in COLUMNS[dataset]].index("cost_estimate_cents" if is_calls else "cost_cents")
+        cents = sum((row[place] for row in rows if row[place] is not None), Decimal("0.0000"))
+
+        whole = sums([call for call in calls if window.start <= call.moment < window.end])
+        edges = {"start": window.start.isoformat(), "end": window.end.isoformat()}
+        user = make_user(org=org)
+        api, page = APIClient(), Client()
+        api.force_login(user)
+        page.force_login(user)
+        answered = api.get(f"/analytics/v1/orgs/{org.pk}/usage", edges).json()["totals"]
+        html = page.get(f"/orgs/{org.slug}/usage/", edges).content.decode()
+        assert (
+            answered["costEstimate"]
+            == f"{cents:.4f}"
+            == f"{whole[6]:.4f}"
+            == job.totals["cost_estimate_cents" if is_calls else "cost_cents"]
+        )
+        assert (f'data-exact="{cents:.4f}"' in html) == bool(whole[0])
+        assert len(rows) == job.row_count
+        if is_calls:
+            assert job.row_count == whole[0]
