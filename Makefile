@@ -26,7 +26,7 @@ run: export DEBUG ?= 1
 run: .venv/embedded
 	@$(BIN)/python manage.py migrate
 	@trap 'kill $$(jobs -p) 2>/dev/null; wait' EXIT; \
-		$(BIN)/celery -A analytics_site worker -B -c 1 & \
+		$(BIN)/celery -A analytics_site worker -B -c 2 & \
 		$(BIN)/python manage.py runserver $${HTTP_PORT:-8084}
 
 test: .venv/dev

@@ -73,7 +73,7 @@ class Command(BaseCommand):
             self._print_totals(tally, totals)
             drift = len(verify())
             if serve:
-                worker = running.enter_context(_process("celery", "-A", "analytics_site", "worker", "-B", "-c", "1"))
+                worker = running.enter_context(_process("celery", "-A", "analytics_site", "worker", "-B", "-c", "2"))
                 self._print_addresses(base, token, orgs)
                 _wait_while_running(web, worker)
         if settings.EMBEDDED_SERVERS:
@@ -106,6 +106,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"Usage:        {base}/orgs/{orgs[0].slug}/usage/?range=24h\n"
             f"Reliability:  {base}/orgs/{orgs[0].slug}/reliability/?range=24h\n"
+            f"Exports:      {base}/orgs/{orgs[0].slug}/exports/\n"
             f"Admin:        {base}/admin/\n"
             f"API:          {base}/analytics/v1/docs\n"
             f"Login:        {EMAIL} / {password}\n"
