@@ -6,6 +6,7 @@ was lost.
 
 import hashlib
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -100,8 +101,8 @@ class Wanted:
         return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
 
 
-def ask(wanted: Wanted, by: str, idempotency_key: str = "") -> ExportJob:
-    """The job of a wish: a new one, or the one that the same wish made a moment ago.
+def ask(wanted: Wanted, by: str, idempotency_key: str = "", *, is_anew: bool = False) -> ExportJob:
+    """The job of a wish: a new one, or the one that the same wish made a moment ago; where it is wished anew, one that is open.
 
     Raises `Unanswerable`, naming what to change; `TooManyOpen`; `KeyReused`.
     """
@@ -111,7 +112,7 @@ def ask(wanted: Wanted, by: str, idempotency_key: str = "") -> ExportJob:
     dataset_of(job).rows.close()  # refuses what can't be had
     with transaction.atomic(), connection.cursor() as cursor:
         take_named(cursor, Lock.EXPORT, str(job.org_id))  # of two at once, the second sees the first
-        same = _same(job)
+        same = _same(job, OPEN if is_anew else (*OPEN, State.SUCCEEDED))
         if same is not None:
             return same
         is_limited = wanted.org is not None and wanted.month is None
@@ -135,7 +136,7 @@ def _check(wanted: Wanted) -> None:
         )
 
 
-def _same(job: ExportJob) -> ExportJob | None:
+def _same(job: ExportJob, states: Collection[State]) -> ExportJob | None:
     """Uses export_jobs_by_org."""
     now = timezone.now()
     mine = ExportJob.objects.filter(org=job.org, initiated_by=job.initiated_by)
@@ -145,7 +146,7 @@ def _same(job: ExportJob) -> ExportJob | None:
             raise KeyReused
         return known
     recent = mine.filter(fingerprint=job.fingerprint, created_at__gt=now - SAME_EXPORT_WITHIN)
-    return recent.exclude(status__in=(State.FAILED, State.EXPIRED)).first()
+    return recent.filter(status__in=states).first()
 
 
 def send(job: ExportJob) -> None:
@@ -192,4 +193,4 @@ def again(job: ExportJob, by: str) -> ExportJob:
         month=job.month if failed else None,
         version=job.version if failed else 1,
     )
-    return ask(wanted, by)
+    return ask(wanted, by, is_anew=True)

@@ -7,7 +7,7 @@ what is on the disk.
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -167,7 +167,12 @@ def _deliver(job: ExportJob, made: Made) -> None:
         held.row_count, held.byte_count, held.checksum = made.written.rows, made.size, made.checksum
         held.totals = as_text(made.written.totals)
         show_manifest()
-        show_file()
+        try:
+            show_file()
+        except Undeliverable:
+            with suppress(Undeliverable):  # a manifest alone tells of a file that is not there
+                store.delete(job.manifest_key)
+            raise
 
 
 def manifest(job: ExportJob, made: Made) -> dict[str, Any]:

@@ -4,6 +4,7 @@ moto takes any signature unless it is told to check them, and never looks at whe
 """
 
 import errno
+import hashlib
 import http.server
 import io
 import json
@@ -25,12 +26,18 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 from django.conf import LazySettings
+from django.test import Client
 from moto.server import ThreadedMotoServer
 
+from exports import jobs, making, upkeep
 from exports.delivery import Parcel, Store, Undeliverable, store_of
 from exports.delivery.s3 import BucketStore
+from exports.models import ExportJob, State
 from orgs import limits
+from usage.rollups import roll_up
+from usage.windows import DAY, Window
 
+from ..factories import NOON, ingest, make_event, make_org, make_user
 from .proxy import proxied
 
 BUCKET = "exports-of-tests"
@@ -531,3 +538,86 @@ def test_what_was_brought_and_not_shown_is_not_there(s3: Any, name: str, request
     with BucketStore(BUCKET).staged(parcel(request.getfixturevalue(name))):
         assert keys(s3) == []
     assert (keys(s3), unfinished(s3)) == ([], [])
+
+
+# ── Jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def job(s3: Any, folder: Path, settings: LazySettings, transactional_db: None) -> ExportJob:
+    """A job whose file is to go into the bucket."""
+    settings.S3_BUCKET = BUCKET
+    org = make_org()
+    ingest([make_event(org)])
+    roll_up()
+    return jobs.ask(jobs.Wanted(org=org, window=Window(NOON - DAY, NOON + DAY)), "user:fin@example.com")
+
+
+def attempted(job: ExportJob) -> ExportJob:
+    making.attempt(str(job.pk))
+    job.refresh_from_db()
+    return job
+
+
+def test_a_job_puts_file_and_manifest_into_the_bucket_with_tags_and_encryption(s3: Any, job: ExportJob) -> None:
+    assert attempted(job).status == State.SUCCEEDED
+    assert keys(s3) == [f"analytics/exports/{job.org_id}/{job.pk}.csv", job.manifest_key]
+    tags = {tag["Key"]: tag["Value"] for tag in s3.get_object_tagging(Bucket=BUCKET, Key=job.key)["TagSet"]}
+    assert tags.keys() == {"org", "job", "generated"}
+    assert (tags["org"], tags["job"]) == (str(job.org_id), str(job.pk))
+    found = s3.get_object(Bucket=BUCKET, Key=job.key)
+    assert found["ServerSideEncryption"] == "AES256"
+    assert job.filename in found["ContentDisposition"]
+    content = found["Body"].read()
+    assert hashlib.sha256(content).hexdigest() == job.checksum
+    manifest = json.loads(s3.get_object(Bucket=BUCKET, Key=job.manifest_key)["Body"].read())
+    assert manifest["checksum"]["value"] == job.checksum
+
+
+def test_a_download_leads_to_the_bucket_and_an_expired_file_is_deleted_there(s3: Any, job: ExportJob) -> None:
+    attempted(job)
+    client = Client()
+    client.force_login(make_user(org=job.org))
+    address = f"/analytics/v1/orgs/{job.org_id}/exports/{job.pk}"
+    assert client.get(address).json()["outputUri"] == f"s3://{BUCKET}/{job.key}"
+    location = client.get(f"{address}/download")["Location"]
+    with urllib.request.urlopen(location) as answer:
+        assert hashlib.sha256(answer.read()).hexdigest() == job.checksum
+    assert int(parse_qs(urlsplit(location).query)["X-Amz-Expires"][0]) == 24 * 3600
+    assert job.expires_at is not None
+    upkeep.expire(job.expires_at)
+    assert keys(s3) == []
+    job.refresh_from_db()
+    assert job.status == State.EXPIRED
+
+
+def test_a_bucket_that_is_missing_fails_the_job_at_once_and_says_so(s3: Any, job: ExportJob) -> None:
+    s3.delete_bucket(Bucket=BUCKET)
+    assert attempted(job).status == State.FAILED
+    assert job.error.startswith(f"There is no bucket “{BUCKET}” at http://127.0.0.1:")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_storage_that_is_away_is_tried_again_and_then_the_file_is_there_once(
+    s3: Any, job: ExportJob, endpoint: str, settings: LazySettings, folder: Path
+) -> None:
+    settings.S3_ENDPOINT = "http://127.0.0.1:1"
+    assert (attempted(job).status, job.failures) == (State.PENDING, 1)
+    assert "can't be reached" in job.error
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    settings.S3_ENDPOINT = endpoint
+    assert (attempted(job).status, job.error, job.attempts) == (State.SUCCEEDED, "", 2)
+    assert keys(s3) == [job.key, job.manifest_key]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_line_that_breaks_in_the_middle_leaves_nothing_half_visible(
+    s3: Any, job: ExportJob, moto: tuple[str, int], settings: LazySettings
+) -> None:
+    with proxied(moto) as proxy:
+        settings.S3_ENDPOINT = proxy.url
+        proxy.largest = 1500  # the file gets through, its manifest does not
+        assert attempted(job).status == State.PENDING
+        assert proxy.cuts
+        assert (keys(s3), unfinished(s3)) == ([], [])
+        proxy.largest = None
+        assert attempted(job).status == State.SUCCEEDED
+    assert keys(s3) == [job.key, job.manifest_key]
