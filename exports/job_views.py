@@ -261,7 +261,7 @@ class ExportsCursor(CursorPagination):
         try:
             cursor = super().decode_cursor(request)
             if cursor is not None and cursor.position is not None:
-                datetime.fromisoformat(cursor.position)
+                datetime.fromisoformat(str(cursor.position))
             return cursor
         except (NotFound, ValueError) as error:
             raise ValidationError({"cursor": "is not one that this list has given"}) from error
