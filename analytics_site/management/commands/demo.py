@@ -153,10 +153,13 @@ def _roll_up_everything() -> None:
 
 
 @contextlib.contextmanager
-def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def _process(module: str, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Python module as a process of its own session, so that a Ctrl-C reaches this command alone."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], cwd=settings.BASE_DIR, env=os.environ, start_new_session=True
+        [sys.executable, "-m", module, *arguments],
+        cwd=settings.BASE_DIR,
+        env=variables | os.environ,
+        start_new_session=True,
     )
     try:
         yield process
@@ -173,11 +176,11 @@ def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 def _web(preferred_port: int | None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The web processes on loopback, answering; on another port where the preferred one is taken."""
     port = _free_port(preferred_port)
+    base = f"http://127.0.0.1:{port}"
     with _process(
         "gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", f"127.0.0.1:{port}", "--log-level", "warning",
-        "analytics_site.wsgi",
+        "analytics_site.wsgi", PUBLIC_URL=base,
     ) as process:  # fmt: skip
-        base = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_TIMEOUT
         while process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/analytics/v1/status/readyz", timeout=5):
