@@ -112,17 +112,20 @@ def call_off(job: ExportJob) -> None:
     _mine(job).update(status=State.FAILED, completed_at=Now(), error=cancelled(by))
 
 
-def note_failure(job: ExportJob, message: str, *, is_passing: bool) -> bool:
-    """An attempt failed. Where trying again may help, it waits for that; else, or after so many, the job has failed: True."""
+def note_failure(job: ExportJob, message: str, *, is_passing: bool) -> State | None:
+    """An attempt failed. Where trying again may help, the job waits for that; else, or after so many, it has failed.
+
+    Which of the two; None where it is no longer the caller's, and nothing is noted.
+    """
     failures = job.failures + 1
     is_over = not is_passing or failures >= MAX_EXPORT_FAILURES
-    now = timezone.now()
-    change = {"failures": failures, "failed_at": now, "error": message[:500]}
+    now, state = timezone.now(), State.FAILED if is_over else State.PENDING
+    change = {"status": state, "failures": failures, "failed_at": now, "error": message[:500]}
     if is_over:
-        change |= {"status": State.FAILED, "completed_at": now}
+        change["completed_at"] = now
     else:
-        change |= {"status": State.PENDING, "next_send_at": now + EXPORT_RETRY_AFTER * 4 ** (failures - 1)}
-    return bool(_mine(job).update(**change)) and is_over
+        change["next_send_at"] = now + EXPORT_RETRY_AFTER * 4 ** (failures - 1)
+    return state if _mine(job).update(**change) else None
 
 
 def recover() -> int:

@@ -6,6 +6,7 @@ what is on the disk.
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -90,23 +91,35 @@ def _in_words(error: Exception) -> tuple[str, bool]:
 
 def _fail(job: ExportJob, message: str, is_passing: bool, log: Any) -> None:
     try:
-        is_over = claims.note_failure(job, message, is_passing=is_passing)
+        now = claims.note_failure(job, message, is_passing=is_passing)
     except (OperationalError, InterfaceError):  # its lease ends, and `upkeep` finds it
         log.warning("export_left_behind", error=message)
         return
-    log.error("export_failed" if is_over else "export_attempt_failed", error=message)
+    if now is None:
+        log.warning("export_superseded")
+    else:
+        log.error("export_failed" if now is State.FAILED else "export_attempt_failed", error=message)
 
 
 @contextmanager
 def _workplace(job: ExportJob) -> Iterator[Path]:
-    """Where a file is made; nothing stays there, of attempts that were killed neither."""
+    """Where a file is made; nothing stays there, of earlier attempts that were killed neither. A later one may be at work."""
     folder = Path(settings.EXPORT_FOLDER) / ".made"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder / f"{job.pk}.{job.attempts}.{job.format}"
     finally:
         for left in folder.glob(f"{job.pk}.*"):
-            left.unlink(missing_ok=True)
+            if int(left.name.split(".")[1]) <= job.attempts:
+                remove(left)
+
+
+def remove(left: Path) -> None:
+    """A file, or a folder and what is in it; what is gone meanwhile is fine."""
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:

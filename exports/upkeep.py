@@ -3,6 +3,7 @@
 All may run twice, be killed, or run beside itself.
 """
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from django.utils import timezone
 
 from orgs.limits import EXPORT_SENT_AGAIN_AFTER
 
-from . import claims, jobs
+from . import claims, jobs, making
 from .delivery import Undeliverable, store_of
 from .models import ExportJob, State
 
@@ -50,6 +51,8 @@ def expire(now: datetime | None = None) -> None:
 def _sweep(now: datetime) -> None:
     """What attempts that were killed have left on this machine's disk."""
     folder = Path(settings.EXPORT_FOLDER)
-    for left in [*(folder / ".made").glob("*"), *folder.glob("**/.*")]:
-        if left.is_file() and left.stat().st_mtime < (now - _LEFT_AFTER).timestamp():
-            left.unlink(missing_ok=True)
+    hidden = [path for path in folder.glob("**/.*") if path.is_file()]
+    for left in [*(folder / ".made").glob("*"), *hidden]:
+        with suppress(FileNotFoundError):  # somebody else sweeps, too
+            if left.lstat().st_mtime < (now - _LEFT_AFTER).timestamp():
+                making.remove(left)

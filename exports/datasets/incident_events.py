@@ -152,7 +152,8 @@ def check_kept(window: Window) -> None:
 
 def _rows(incident: Incident) -> Generator[Row, None, None]:
     # In binary, which Django's own cursors have not: times that come as text are read in Python, which takes twice as long.
-    with snapshot(), ServerCursor(connection.connection, f"incident_{uuid.uuid4().hex}") as cursor:
+    name = f"incident_{uuid.uuid4().hex}"
+    with snapshot(), connection.wrap_database_errors, ServerCursor(connection.connection, name) as cursor:
         cursor.execute(incident.selected(_value), binary=True)
         while rows := cursor.fetchmany(EXPORT_ROWS_AT_ONCE):
             yield from rows
@@ -163,7 +164,7 @@ def copied(incident: Incident) -> Iterator[tuple[int, bytes]]:
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT CSV, HEADER)").format(incident.query)
     lines: list[bytes | memoryview] = []
     size, header = 0, 1
-    with snapshot(), connection.cursor() as cursor, cursor.copy(statement) as copy:
+    with snapshot(), connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for line in copy:
             lines.append(line)
             size += len(line)

@@ -7,10 +7,13 @@ spreadsheet keeps 15 digits of a number: a longer one stands as text, exact, ins
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from io import BytesIO
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from xlsxwriter import Workbook
+from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
 from exports.datasets import Column, Number, Row, Type
@@ -29,16 +32,41 @@ def write(
 ) -> Written:
     """Raises `Unwritable` where there are more rows than a sheet has, or a text longer than a cell takes."""
     written = Written()
-    with TemporaryDirectory() as folder:  # rows wait there until the file is put together
-        book = Workbook(target, {"constant_memory": True, "tmpdir": folder, "in_memory": False, "use_zip64": True})
+    with _beside(target) as folder:  # rows wait there until the file is put together
+        archive = _Archive(target)
+        book = Workbook(archive, {"constant_memory": True, "tmpdir": folder, "in_memory": False, "use_zip64": True})
         sheet = book.add_worksheet("Export", worksheet_class=_Sheet)
         try:
             _fill(_Paper(book, sheet, columns), batches(columns, rows, written, progress), written)
         except BaseException:
             sheet._opt_close()
             raise
-        book.close()
+        try:
+            book.close()
+        except BaseException as error:
+            archive.target = BytesIO()
+            if isinstance(error, FileCreateError):
+                raise error.args[0] from error  # the OSError that it was
+            raise
     return written
+
+
+def _beside(target: BinaryIO) -> "TemporaryDirectory[str]":
+    """Beside the file, with its name before its own: whoever clears up after a process that was killed finds both."""
+    name = getattr(target, "name", None)
+    if not isinstance(name, str | Path):
+        return TemporaryDirectory()
+    return TemporaryDirectory(dir=Path(name).parent, prefix=f"{Path(name).name}.")
+
+
+class _Archive:
+    """The target, as the library has it. What it left half made it ends when it is thrown away: `target` is another then."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self.target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
 
 
 class _Sheet(Worksheet):  # type: ignore[misc]
