@@ -331,7 +331,7 @@ CELERY_BEAT_MAX_LOOP_INTERVAL = 1  # seconds; an edit of the schedule is seen wi
 CELERY_TIMEZONE = "UTC"
 # Files take long; where a worker reads the queue "exports" alone, nothing else waits for them. Without -Q a worker reads both.
 CELERY_TASK_QUEUES = {name: {"exchange": name, "routing_key": name} for name in ("celery", "exports")}
-CELERY_TASK_ROUTES = {"exports.tasks.run": {"queue": "exports"}}
+CELERY_TASK_ROUTES = {f"exports.tasks.{task}": {"queue": "exports"} for task in ("run", "expire")}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True  # a task whose worker died runs again; every task here may run twice
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

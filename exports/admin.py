@@ -67,6 +67,8 @@ class SummaryForm(ModelForm):
             except Unanswerable as error:
                 field = {"start": "first", "end": "last"}[error.field]
                 self.add_error(field, f"The {field} month {error}.")
+            except OverflowError:
+                self.add_error("last", "The last month lies too far ahead.")
         return asked
 
     def _post_clean(self) -> None:
@@ -99,7 +101,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
             {
                 "fields": (
                     "org", "dataset", "format", "start_at", "end_at", "granularity", "time_zone", "model_ids",
-                    "call_status", "row_limit", "month", "version", "initiated_by", "created_at",
+                    "call_status", "row_limit", "is_truncated", "month", "version", "initiated_by", "created_at",
                 )
             },
         ),
@@ -184,7 +186,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
             try:
                 new.append(jobs.again(job, audit.actor_of(request)))
             except (Unanswerable, jobs.TooManyOpen) as error:
-                refused.append(f"{job}: {error or 'as many of this org are open as may be'}")
+                refused.append(f"{job}: {error}")
             else:
                 audit.record(request, "asked for export", job.org_id, str(new[-1].pk))
         self.log_each(request, ExportJob.objects.filter(pk__in=[job.pk for job in new]), "Asked for again.")

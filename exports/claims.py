@@ -17,7 +17,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from orgs.limits import EXPORT_LEASE, EXPORT_PULSE, EXPORT_RETRY_AFTER, MAX_EXPORT_FAILURES
+from orgs.limits import EXPORT_LEASE, EXPORT_PULSE, EXPORT_RETRY_AFTER, EXPORT_SHOWN_WITHIN, MAX_EXPORT_FAILURES
 
 from .jobs import cancelled
 from .models import ExportJob, State
@@ -37,7 +37,7 @@ class Cancelled(Exception):
 
 def claim(job_id: str) -> ExportJob | None:
     """The job, if it waits; it is the caller's then."""
-    taken = ExportJob.objects.filter(pk=job_id, status=State.PENDING).update(
+    taken = ExportJob.objects.filter(pk=job_id, status=State.PENDING, not_before__lte=Now()).update(
         status=State.RUNNING, attempts=F("attempts") + 1, started_at=Now(), heartbeat_at=Now(), rows_written=0
     )
     return ExportJob.objects.select_related("org").get(pk=job_id) if taken else None
@@ -91,9 +91,17 @@ def _mine(job: ExportJob) -> QuerySet[ExportJob]:
 def finishing(job: ExportJob) -> Iterator[ExportJob]:
     """Nobody else finishes the job, takes it over or calls it off within; at the end it has succeeded.
 
+    The connection is a new one: the last was idle for as long as the file took. Where this process vanishes within, its lock
+    does so too after `EXPORT_SHOWN_WITHIN`.
+
     Raises `Superseded` or `Cancelled` before.
     """
+    if not connection.in_atomic_block:
+        connection.close()
     with transaction.atomic():
+        with connection.cursor() as cursor:
+            limit = f"{EXPORT_SHOWN_WITHIN.total_seconds():.0f}s"
+            cursor.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, true)", [limit])
         held = _mine(job).select_for_update().first()
         if held is None:
             raise Superseded
@@ -112,19 +120,23 @@ def call_off(job: ExportJob) -> None:
     _mine(job).update(status=State.FAILED, completed_at=Now(), error=cancelled(by))
 
 
-def note_failure(job: ExportJob, message: str, *, is_passing: bool) -> State | None:
+def note_failure(job: ExportJob, message: str, *, is_passing: bool, is_mismatch: bool = False) -> State | None:
     """An attempt failed. Where trying again may help, the job waits for that; else, or after so many, it has failed.
 
     Which of the two; None where it is no longer the caller's, and nothing is noted.
     """
+    if _mine(job).exclude(cancelled_by="").exists():
+        call_off(job)
+        return State.FAILED
     failures = job.failures + 1
     is_over = not is_passing or failures >= MAX_EXPORT_FAILURES
     now, state = timezone.now(), State.FAILED if is_over else State.PENDING
     change = {"status": state, "failures": failures, "failed_at": now, "error": message[:500]}
+    change["is_mismatch"] = is_mismatch
     if is_over:
         change["completed_at"] = now
     else:
-        change["next_send_at"] = now + EXPORT_RETRY_AFTER * 4 ** (failures - 1)
+        change["next_send_at"] = change["not_before"] = now + EXPORT_RETRY_AFTER * 4 ** (failures - 1)
     return state if _mine(job).update(**change) else None
 
 
@@ -138,8 +150,6 @@ def recover() -> int:
         found = list(lapsed.select_for_update(skip_locked=True))
         for job in found:
             logger.warning("export_left_behind", job_id=str(job.pk), attempt=job.attempts)
-            if job.cancelled_by:
-                call_off(job)
-            else:
-                note_failure(job, STOPPED, is_passing=True)
+            if note_failure(job, STOPPED, is_passing=True) is State.PENDING:  # it did not fail: nothing to wait for
+                ExportJob.objects.filter(pk=job.pk).update(next_send_at=Now(), not_before=Now())
     return len(found)

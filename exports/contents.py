@@ -3,9 +3,9 @@
 from zoneinfo import ZoneInfo
 
 from ingestion.models import Status
-from orgs.limits import MAX_EXPORT_DAYS, MAX_INCIDENT_ROWS
+from orgs.limits import MAX_INCIDENT_ROWS
 from usage.series import Unanswerable, zone_of
-from usage.windows import DAY, UTC_ZONE, Window, local_day, shift_days
+from usage.windows import DAY, UTC_ZONE, Window, local_day
 
 from .datasets import Column, Dataset, incident_events, org_summary, usage
 from .models import ExportJob, Kind
@@ -26,8 +26,6 @@ def dataset_of(job: ExportJob) -> Dataset:
         return org_summary.dataset(org_summary.Request(local_day(job.start_at, whose), last, zone))
     assert job.org is not None
     window = Window(job.start_at, job.end_at)
-    if window.end > shift_days(window.start, MAX_EXPORT_DAYS, zone or UTC_ZONE):
-        raise Unanswerable("end", f"lies more than {MAX_EXPORT_DAYS} days after start: ask for a shorter range")
     model_ids = None if job.model_ids is None else frozenset(job.model_ids)
     if job.dataset == Kind.USAGE:
         if zone not in (UTC_ZONE, zone_of(job.org)):  # days are kept in these alone
@@ -35,6 +33,7 @@ def dataset_of(job: ExportJob) -> Dataset:
         return usage.dataset(
             usage.Request(job.org.pk, window, usage.Grain(job.granularity), zone or UTC_ZONE, model_ids)
         )
+    usage.check_length(window, UTC_ZONE)
     if model_ids is not None and len(model_ids) != 1:
         raise Unanswerable("models", "must name one model, or be left out: the calls themselves are of one, or of all")
     return incident_events.dataset(

@@ -73,7 +73,7 @@ def _what(job: ExportJob) -> str:
         parts.append(f"{len(job.model_ids)} model{'' if len(job.model_ids) == 1 else 's'}")
     if job.month is not None and job.version > 1:
         parts.append(f"version {job.version}")
-    return ", ".join([*parts, FORMATS[job.kind]])
+    return ", ".join([*parts, FORMATS[job.file_format]])
 
 
 def _state(job: ExportJob, is_available: bool) -> str:

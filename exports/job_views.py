@@ -45,7 +45,7 @@ from usage.windows import UTC_ZONE, Window
 from . import jobs
 from .contents import COLUMNS
 from .datasets.usage import Grain
-from .delivery import Undeliverable, store_of
+from .delivery import Undeliverable
 from .downloads import hand_out
 from .models import ExportJob, Kind, State
 from .writers import Format
@@ -55,10 +55,6 @@ OF_AN_ORG = (Kind.USAGE, Kind.INCIDENT_EVENTS)  # the summary of all orgs is the
 
 class TooManyExports(APIException):
     status_code = 429
-    default_detail = (
-        f"This organisation has {MAX_OPEN_EXPORTS} exports that are not finished, as many as it may have at once."
-        " Wait for one, or cancel it."
-    )
     wait = EXPORT_REFUSED_SECONDS  # Retry-After
 
 
@@ -191,6 +187,7 @@ JOB = inline_serializer(
         "version": serializers.IntegerField(help_text="Of that month's files."),
         "rowsWritten": serializers.IntegerField(help_text="So far."),
         "rowCount": serializers.IntegerField(allow_null=True),
+        "isTruncated": serializers.BooleanField(help_text="Whether its limit cut it: there were more calls."),
         "byteCount": serializers.IntegerField(allow_null=True),
         "totals": serializers.DictField(child=serializers.CharField(), help_text="Sums of its columns, exact."),
         "outputUri": serializers.CharField(allow_null=True),
@@ -223,6 +220,7 @@ def as_document(job: ExportJob) -> dict[str, Any]:
         "version": job.version,
         "rowsWritten": job.rows_written,
         "rowCount": job.row_count,
+        "isTruncated": job.is_truncated,
         "byteCount": job.byte_count,
         "totals": job.totals,
         "outputUri": _output(job),
@@ -236,7 +234,7 @@ def _output(job: ExportJob) -> str | None:
     if job.status != State.SUCCEEDED:
         return None
     if job.bucket:
-        return store_of(job.bucket).uri(job.key)
+        return f"s3://{job.bucket}/{job.key}"
     return settings.PUBLIC_URL + reverse("api-export-download", args=[job.org_id, job.pk])
 
 
@@ -374,7 +372,7 @@ class CancelView(APIView):
         """Call a job off: it fails, with that as its error. One that is being made ends within seconds."""
         job = _job(self.org, job_id)
         if not jobs.cancel(job, audit.actor_of(request)):
-            raise Conflict("The export is over: there is nothing to cancel.")
+            raise Conflict("The export is over, or is being finished just now: there is nothing to cancel.")
         audit.record(request, "cancelled export", job.org_id, str(job.pk))
         return Response(as_document(_job(self.org, job_id)), 202)
 
@@ -475,7 +473,7 @@ def _as_problems() -> Iterator[None]:
     except Unanswerable as error:
         raise ValidationError({_FIELDS.get(error.field, error.field): str(error)}) from error
     except jobs.TooManyOpen as error:
-        raise TooManyExports from error
+        raise TooManyExports(str(error)) from error
     except jobs.KeyReused as error:
         raise Conflict("This Idempotency-Key names an export that asked for something else.") from error
     except Undeliverable as error:

@@ -13,13 +13,15 @@ from datetime import date
 import msgspec
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
+from psycopg.errors import LockNotAvailable
 
 from ingestion.locks import Lock, take_named
 from ingestion.models import Status
 from orgs.limits import (
+    EXPORT_CANCEL_WAIT,
     EXPORT_SENT_AGAIN_AFTER,
     IDEMPOTENCY_KEY_KEPT,
     MAX_EXPORT_MODELS,
@@ -41,7 +43,13 @@ ROOT = "analytics/exports"
 
 
 class TooManyOpen(Exception):
-    """An org has as many jobs as it may have at once."""
+    """An org has as many jobs as it may have at once; the text says it to whoever asks."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"This organisation has {MAX_OPEN_EXPORTS} exports that are not finished, as many as it may have at once."
+            " Wait for one, or cancel it."
+        )
 
 
 class KeyReused(Exception):
@@ -130,15 +138,23 @@ def _check(wanted: Wanted) -> None:
         raise Unanswerable("format", f"can't be had here: {wanted.format.missing}")
     if wanted.model_ids is not None and len(wanted.model_ids) > MAX_EXPORT_MODELS:
         raise Unanswerable("models", f"names more than {MAX_EXPORT_MODELS:,} models: leave it out to have them all")
-    if wanted.bucket and not ExportBucket.objects.filter(org=wanted.org, bucket=wanted.bucket).exists():
+    if wanted.bucket is not None and not is_listed(wanted.org, wanted.bucket):
         raise Unanswerable(
             "delivery.bucket", "is not on this organisation's list: the platform's staff put a bucket there"
         )
 
 
+def is_listed(org: Org | None, bucket: str) -> bool:
+    """Whether staff have put a bucket on an org's list."""
+    return ExportBucket.objects.filter(org=org, bucket=bucket).exists()
+
+
 def _same(job: ExportJob, states: Collection[State]) -> ExportJob | None:
-    """Uses export_jobs_by_org."""
+    """Uses export_jobs_by_org, and of a month one_export_a_month_and_version."""
     now = timezone.now()
+    if job.month is not None:
+        of_month = ExportJob.objects.filter(org=job.org, month=job.month, version=job.version)
+        return of_month.exclude(status=State.FAILED).first()
     mine = ExportJob.objects.filter(org=job.org, initiated_by=job.initiated_by)
     if job.idempotency_key:
         known = mine.filter(idempotency_key=job.idempotency_key, created_at__gt=now - IDEMPOTENCY_KEY_KEPT).first()
@@ -161,12 +177,19 @@ def send(job: ExportJob) -> None:
 
 def cancel(job: ExportJob, by: str) -> bool:
     """Call a job off. One that runs ends at its next sign of life; one that is over stays what it is: False."""
-    now = timezone.now()
     this = ExportJob.objects.filter(pk=job.pk)
-    over = {"status": State.FAILED, "completed_at": now, "cancelled_by": by, "error": cancelled(by)}
-    if this.filter(status=State.PENDING).update(**over):
-        return True
-    return bool(this.filter(status=State.RUNNING).update(cancelled_by=by))
+    over = {"status": State.FAILED, "completed_at": timezone.now(), "cancelled_by": by, "error": cancelled(by)}
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            wait = f"{EXPORT_CANCEL_WAIT.total_seconds():.0f}s"
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [wait])
+            if this.filter(status=State.PENDING).update(**over):
+                return True
+            return bool(this.filter(status=State.RUNNING).update(cancelled_by=by))
+    except OperationalError as error:
+        if isinstance(error.__cause__, LockNotAvailable):  # it is being finished
+            return False
+        raise
 
 
 def cancelled(by: str) -> str:
@@ -183,13 +206,13 @@ def again(job: ExportJob, by: str) -> ExportJob:
         org=job.org,
         window=Window(job.start_at, job.end_at),
         dataset=Kind(job.dataset),
-        format=job.kind,
+        format=job.file_format,
         grain=Grain(job.granularity or Grain.DAILY),
         zone=job.time_zone,
         model_ids=None if job.model_ids is None else frozenset(job.model_ids),
         call_status=next((status for status in Status if status.label == job.call_status), None),
         row_limit=job.row_limit,
-        bucket=job.bucket if job.bucket != settings.S3_BUCKET else None,
+        bucket=job.bucket if is_listed(job.org, job.bucket) else None,
         month=job.month if failed else None,
         version=job.version if failed else 1,
     )

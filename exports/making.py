@@ -4,22 +4,25 @@ The file is made on this machine's disk first. So nothing unfinished is ever whe
 what is on the disk.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from orgs.limits import EXPORT_LONGEST
 from usage import freshness
 from usage.series import Unanswerable
 
@@ -28,10 +31,15 @@ from .contents import dataset_of
 from .datasets import Control, Dataset, as_text, snapshot
 from .delivery import Parcel, Undeliverable, store_of
 from .delivery.folder import told
+from .jobs import is_listed
 from .models import ExportJob, State
 from .writers import Unwritable, Written, write
 
 logger = structlog.get_logger(__name__)
+
+_LEFT_AFTER = timedelta(days=1)
+# What is wrong with a disk, and stays so until somebody looks at it.
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class Mismatch(Exception):
@@ -46,10 +54,16 @@ class Made:
     dataset: Dataset
     written: Written
     control: Control | None
+    is_cut: bool
     checksum: str
     size: int
     completeness: dict[str, Any]
     at: datetime
+
+
+_EXPECTED = (
+    Unanswerable, Unwritable, Undeliverable, Mismatch, OperationalError, InterfaceError, OSError, SoftTimeLimitExceeded,
+)  # fmt: skip
 
 
 def attempt(job_id: str) -> None:
@@ -66,12 +80,12 @@ def attempt(job_id: str) -> None:
         log.warning("export_superseded")
     except claims.Cancelled:
         claims.call_off(job)
-    except (Unanswerable, Unwritable, Undeliverable, Mismatch, OperationalError, InterfaceError, OSError) as error:
+    except _EXPECTED as error:
         message, is_passing = _in_words(error)
-        _fail(job, message, is_passing, log)
+        _fail(job, message, log, is_passing=is_passing, is_mismatch=isinstance(error, Mismatch))
     except Exception as error:
         log.exception("export_broke")
-        _fail(job, f"The service failed ({type(error).__name__}); its log says more.", True, log)
+        _fail(job, f"The service failed ({type(error).__name__}); its log says more.", log, is_passing=True)
 
 
 def _in_words(error: Exception) -> tuple[str, bool]:
@@ -84,16 +98,19 @@ def _in_words(error: Exception) -> tuple[str, bool]:
         case OperationalError() | InterfaceError():
             return "The database did not answer.", True
         case OSError():
-            return told(error), False
+            return told(error), error.errno not in _LASTING
+        case SoftTimeLimitExceeded():
+            minutes = EXPORT_LONGEST // timedelta(minutes=1)
+            return f"It took longer than {minutes} minutes: ask for a shorter range, or for CSV.", False
         case _:
             return str(error), False
 
 
-def _fail(job: ExportJob, message: str, is_passing: bool, log: Any) -> None:
+def _fail(job: ExportJob, message: str, log: Any, *, is_passing: bool, is_mismatch: bool = False) -> None:
     try:
-        now = claims.note_failure(job, message, is_passing=is_passing)
+        now = claims.note_failure(job, message, is_passing=is_passing, is_mismatch=is_mismatch)
     except (OperationalError, InterfaceError):  # its lease ends, and `upkeep` finds it
-        log.warning("export_left_behind", error=message)
+        log.warning("export_failure_not_noted", error=message)
         return
     if now is None:
         log.warning("export_superseded")
@@ -103,18 +120,20 @@ def _fail(job: ExportJob, message: str, is_passing: bool, log: Any) -> None:
 
 @contextmanager
 def _workplace(job: ExportJob) -> Iterator[Path]:
-    """Where a file is made; nothing stays there, of earlier attempts that were killed neither. A later one may be at work."""
+    """Where a file is made; nothing stays there. Other attempts may be at work beside it, or have been killed there."""
     folder = Path(settings.EXPORT_FOLDER) / ".made"
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        remove_if_old(left, timezone.now())
     try:
         yield folder / f"{job.pk}.{job.attempts}.{job.format}"
     finally:
         for left in folder.glob(f"{job.pk}.*"):
             if int(left.name.split(".")[1]) <= job.attempts:
-                remove(left)
+                _remove(left)
 
 
-def remove(left: Path) -> None:
+def _remove(left: Path) -> None:
     """A file, or a folder and what is in it; what is gone meanwhile is fine."""
     if left.is_dir() and not left.is_symlink():
         shutil.rmtree(left, ignore_errors=True)
@@ -122,20 +141,27 @@ def remove(left: Path) -> None:
         left.unlink(missing_ok=True)
 
 
+def remove_if_old(left: Path, now: datetime) -> None:
+    """What no attempt that lives can be working at."""
+    with suppress(FileNotFoundError):  # somebody else sweeps, too
+        if left.lstat().st_mtime < (now - _LEFT_AFTER).timestamp():
+            _remove(left)
+
+
 def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:
     """Rows, control and freshness are those of one moment."""
     with path.open("wb") as file, snapshot():
         now = timezone.now()
         dataset = dataset_of(job)
-        written = write(job.kind, dataset, file, pulse)
-        control = dataset.control(written.rows)
+        written = write(job.file_format, dataset, file, pulse)
+        control, is_cut = dataset.control(written.rows), dataset.is_cut(written.rows)
         completeness = _completeness(job, now)
         file.flush()
         os.fsync(file.fileno())
     _reconcile(written, control)
     with path.open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return Made(path, dataset, written, control, checksum, path.stat().st_size, completeness, now)
+    return Made(path, dataset, written, control, is_cut, checksum, path.stat().st_size, completeness, now)
 
 
 def _reconcile(written: Written, control: Control | None) -> None:
@@ -170,14 +196,19 @@ def _completeness(job: ExportJob, now: datetime) -> dict[str, Any]:
 
 def _deliver(job: ExportJob, made: Made) -> None:
     """File and manifest are brought there unseen; they are seen, and the job has succeeded, at once."""
+    if job.bucket not in ("", settings.S3_BUCKET) and not is_listed(job.org, job.bucket):
+        raise Undeliverable(f"The bucket “{job.bucket}” is no longer on this organisation's list.")
     store = store_of(job.bucket)
     tags = {"job": str(job.pk), "generated": f"{made.at:%Y-%m-%dT%H:%M:%SZ}", "org": str(job.org_id or "platform")}
     told = made.path.with_name(f"{made.path.name}.manifest.json")
-    told.write_bytes(msgspec.json.format(msgspec.json.encode(manifest(job, made)), indent=2))
-    file = Parcel(made.path, job.key, job.kind.media_type, job.filename, tags)
+    with told.open("wb") as written:
+        written.write(msgspec.json.format(msgspec.json.encode(manifest(job, made)), indent=2))
+        os.fsync(written.fileno())
+    file = Parcel(made.path, job.key, job.file_format.media_type, job.filename, tags)
     beside = Parcel(told, job.manifest_key, "application/json", f"{job.filename}.manifest.json", tags)
     with store.staged(file) as show_file, store.staged(beside) as show_manifest, claims.finishing(job) as held:
         held.row_count, held.byte_count, held.checksum = made.written.rows, made.size, made.checksum
+        held.is_truncated = made.is_cut
         held.totals = as_text(made.written.totals)
         show_manifest()
         try:
@@ -209,6 +240,7 @@ def manifest(job: ExportJob, made: Made) -> dict[str, Any]:
             for column in made.dataset.columns
         ],
         "rowCount": made.written.rows,
+        "isTruncated": made.is_cut,
         "byteCount": made.size,
         "totals": as_text(made.written.totals),
         "reconciledWith": made.control.road if made.control else None,

@@ -38,7 +38,7 @@ SCHEDULE = "schedule"  # who asks for the files of a month
 class ExportJob(models.Model):
     """One file that was asked for: what is in it, how far it is, where it is. The row outlives the file.
 
-    Only `jobs` and `claims` change its status.
+    `jobs`, `claims` and `upkeep` change its status, each with a condition.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -76,6 +76,7 @@ class ExportJob(models.Model):
 
     # How far it is.
     next_send_at = models.DateTimeField(default=timezone.now, editable=False)  # when its task is sent (again)
+    not_before = models.DateTimeField(default=timezone.now, editable=False)  # its next attempt
     attempts = models.PositiveSmallIntegerField(default=0)  # also the fence: only the latest may finish it
     failures = models.PositiveSmallIntegerField(default=0, help_text="Attempts that failed.")
     failed_at = models.DateTimeField(null=True, help_text="When the latest attempt failed.")
@@ -85,9 +86,11 @@ class ExportJob(models.Model):
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=500, blank=True)
+    is_mismatch = models.BooleanField("differs from the rollups", default=False)
 
     # What came of it.
     row_count = models.PositiveBigIntegerField(null=True)
+    is_truncated = models.BooleanField("cut at its limit", default=False)
     byte_count = models.PositiveBigIntegerField(null=True)
     checksum = models.CharField("SHA-256", max_length=64, blank=True)
     totals = models.JSONField(default=dict, help_text="Sums of its columns; numbers as text, exact.")
@@ -118,7 +121,7 @@ class ExportJob(models.Model):
         return f"{self.get_dataset_display()} {self.start_at:%Y-%m-%d} to {self.end_at:%Y-%m-%d}, {self.format}"
 
     @property
-    def kind(self) -> Format:
+    def file_format(self) -> Format:
         return Format(self.format)
 
     @property

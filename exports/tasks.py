@@ -2,10 +2,12 @@
 
 from celery import shared_task
 
+from orgs.limits import EXPORT_LONGEST
+
 from . import making, monthly, upkeep
 
 
-@shared_task
+@shared_task(soft_time_limit=EXPORT_LONGEST.total_seconds())
 def run(job_id: str) -> None:
     """Make the file of a job."""
     making.attempt(job_id)

@@ -3,8 +3,7 @@
 All may run twice, be killed, or run beside itself.
 """
 
-from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -19,29 +18,37 @@ from .models import ExportJob, State
 
 logger = structlog.get_logger(__name__)
 
-_LEFT_AFTER = timedelta(days=1)  # what a killed attempt left on the disk: no attempt takes that long
-
 
 def tend() -> None:
     """Look after jobs that are open. Uses export_jobs_open."""
     claims.recover()
     now = timezone.now()
     for job in ExportJob.objects.filter(status=State.PENDING, next_send_at__lte=now):
+        # Twice as long after each: where nobody reads the queue, it does not grow without end.
+        pause = max(EXPORT_SENT_AGAIN_AFTER, now - job.created_at)
         this = ExportJob.objects.filter(pk=job.pk, next_send_at=job.next_send_at)
-        if this.update(next_send_at=now + EXPORT_SENT_AGAIN_AFTER):  # one who tends sends
+        if this.update(next_send_at=now + pause):  # one who tends sends
             jobs.send(job)
 
 
 def expire(now: datetime | None = None) -> None:
-    """Delete the files whose time is over; their jobs stay. Uses export_jobs_ready."""
+    """Delete the files whose time is over; their jobs stay. Uses export_jobs_ready.
+
+    A store that does not answer is left alone until the next run.
+    """
     now = now or timezone.now()
-    for job in ExportJob.objects.filter(status=State.SUCCEEDED, expires_at__lte=now):
+    away: set[str] = set()
+    for job in ExportJob.objects.filter(status=State.SUCCEEDED, expires_at__lte=now).order_by("expires_at").iterator():
+        if job.bucket in away:
+            continue
         try:
             store = store_of(job.bucket)
             store.delete(job.key)
             store.delete(job.manifest_key)
-        except Undeliverable as error:  # tried again with the next run
+        except Undeliverable as error:
             logger.error("export_not_deleted", job_id=str(job.pk), error=str(error))
+            if error.is_passing:
+                away.add(job.bucket)
             continue
         ExportJob.objects.filter(pk=job.pk, status=State.SUCCEEDED).update(status=State.EXPIRED)
         logger.info("export_expired", job_id=str(job.pk))
@@ -49,10 +56,6 @@ def expire(now: datetime | None = None) -> None:
 
 
 def _sweep(now: datetime) -> None:
-    """What attempts that were killed have left on this machine's disk."""
-    folder = Path(settings.EXPORT_FOLDER)
-    hidden = [path for path in folder.glob("**/.*") if path.is_file()]
-    for left in [*(folder / ".made").glob("*"), *hidden]:
-        with suppress(FileNotFoundError):  # somebody else sweeps, too
-            if left.lstat().st_mtime < (now - _LEFT_AFTER).timestamp():
-                making.remove(left)
+    """What attempts that were killed while they delivered have left in the folder, hidden."""
+    for left in Path(settings.EXPORT_FOLDER).glob("analytics/**/.*"):
+        making.remove_if_old(left, now)

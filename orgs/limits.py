@@ -66,8 +66,15 @@ MAX_IDEMPOTENCY_KEY_LENGTH = 128  # characters
 MAX_EXPORT_FAILURES = 3  # attempts that failed by what may pass; then the job has
 EXPORT_RETRY_AFTER = timedelta(seconds=15)  # the first failure; four times as long after each further one
 EXPORT_PULSE = timedelta(seconds=1)  # between two signs of life of who makes a file, and two reports of how far it is
-EXPORT_LEASE = timedelta(seconds=15)  # without a sign of life: whoever made the file is dead
-EXPORT_SENT_AGAIN_AFTER = timedelta(minutes=1)  # a job that waits for a worker: its task may be lost
+EXPORT_LEASE = timedelta(seconds=75)  # without a sign of life: who made the file is dead. More than showing it can take
+EXPORT_SENT_AGAIN_AFTER = timedelta(
+    minutes=1
+)  # a job that waits for a worker: its task may be lost; then twice as long
+EXPORT_LONGEST = timedelta(minutes=25)  # of one attempt: RabbitMQ takes a task for lost after 30
+EXPORT_SHOWN_WITHIN = timedelta(
+    seconds=90
+)  # by who holds a job's row meanwhile: two requests to S3, 30 seconds each at most
+EXPORT_CANCEL_WAIT = timedelta(seconds=2)  # for a job that is being finished just now
 EXPORT_REFUSED_SECONDS = 30  # Retry-After where too many are open: a file takes seconds to minutes
 MONTH_CLOSES_AFTER = timedelta(hours=1)  # its end, in the org's zone: most of what comes late has come
 MONTH_CHANGES_AFTER = timedelta(hours=24)  # its last file, at the earliest: late events come in crowds

@@ -76,13 +76,17 @@ class Control:
 
 @dataclass(frozen=True)
 class Dataset:
-    """`control` is told how many rows a file has, within the snapshot that it was made of; None: there is no other road."""
+    """`control` and `is_cut` are told how many rows a file has, within the snapshot that it was made of.
+
+    No control: there is no other road. Cut: there were more rows than it was to have.
+    """
 
     name: str
     columns: tuple[Column, ...]
     rows: Generator[Row, None, None]
     copied: Copied | None = None
     control: Callable[[int], Control | None] = lambda rows: None
+    is_cut: Callable[[int], bool] = lambda rows: False
 
 
 def as_text(totals: Mapping[str, Number]) -> dict[str, str]:

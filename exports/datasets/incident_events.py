@@ -67,6 +67,13 @@ def _in_csv(column: Column) -> str:
     return value
 
 
+_SUMMED = [column.name for column in COLUMNS if column.is_summed]
+
+
+def _sums(names: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("coalesce(sum({0}), 0)").format(sql.Identifier(name)) for name in names)
+
+
 @dataclass(frozen=True)
 class Incident:
     """Which events are meant."""
@@ -104,17 +111,16 @@ class Incident:
 
     def sums(self, names: Sequence[str], *, is_whole: bool) -> sql.Composed:
         """The query of some columns' sums. Where nothing is cut off, in whatever order is fastest."""
-        summed = sql.SQL(", ").join(sql.SQL("coalesce(sum({0}), 0)").format(sql.Identifier(name)) for name in names)
         if is_whole:
-            return sql.SQL("SELECT {} {}").format(summed, self._unordered)
-        return sql.SQL("SELECT {} FROM (SELECT * {} LIMIT {}) events").format(summed, self._events, self.limit)
+            return sql.SQL("SELECT {} {}").format(_sums(names), self._unordered)
+        return sql.SQL("SELECT {} FROM (SELECT * {} LIMIT {}) events").format(_sums(names), self._events, self.limit)
 
     @property
     def not_rolled_up(self) -> sql.Composed:
         """The query of how many events are in no rollup yet, and the sums of their columns that are summed."""
-        names = [column.name for column in COLUMNS if column.is_summed]
-        summed = sql.SQL(", ").join(sql.SQL("coalesce(sum({0}), 0)").format(sql.Identifier(name)) for name in names)
-        return sql.SQL("SELECT count(*), {} {} AND NOT ({})").format(summed, self._unordered, sql.SQL(ROLLED_UP))
+        return sql.SQL("SELECT count(*), {} {} AND NOT ({})").format(
+            _sums(_SUMMED), self._unordered, sql.SQL(ROLLED_UP)
+        )
 
     @property
     def query(self) -> sql.Composed:
@@ -138,6 +144,7 @@ def dataset(incident: Incident) -> Dataset:
         _rows(incident),
         Copied(partial(copied, incident), partial(totals, incident)),
         partial(_control, incident),
+        partial(_is_cut, incident),
     )
 
 
@@ -177,33 +184,37 @@ def copied(incident: Incident) -> Iterator[tuple[int, bytes]]:
 
 def totals(incident: Incident, rows: int) -> dict[str, Number]:
     """Of the columns that are summed, over the rows of a file that has so many."""
-    names = [column.name for column in COLUMNS if column.is_summed]
     with connection.cursor() as cursor:
-        cursor.execute(incident.sums(names, is_whole=rows < incident.limit))
-        return dict(zip(names, cursor.fetchone(), strict=True))
+        cursor.execute(incident.sums(_SUMMED, is_whole=rows < incident.limit))
+        return dict(zip(_SUMMED, cursor.fetchone(), strict=True))
+
+
+def _is_cut(incident: Incident, rows: int) -> bool:
+    return rows >= incident.limit and incident.is_cut()
 
 
 def _control(incident: Incident, rows: int) -> Control | None:
     """What the rollups say of the same calls, and the newest events, which are in no rollup yet, beside them.
 
-    None where the limit cut the file, and where the rollups can't tell: they keep statuses by the hour alone.
+    Of a file that its limit cut, the number of rows alone. None where the rollups can't tell: they keep statuses by the hour, and
+    an hour that the window cuts may have lost its events.
     """
-    if rows >= incident.limit:
-        return None
     group = Group.MODEL if incident.status is None else Group.STATUS
     question = Question(incident.org_id, incident.window, model_id=incident.model_id, group=group, as_one=True)
     try:
-        road, found = "hours", points(question)
+        found = points(question)
     except Unanswerable:
         return None
     figures = total([point for point in found if group is Group.MODEL or point.key == incident.status])
     with connection.cursor() as cursor:
         cursor.execute(incident.not_rolled_up)
         calls, *newest = cursor.fetchone()
+    calls += figures.invocations
+    road = "hours, and events that are not rolled up yet"
+    if calls > incident.limit:
+        return Control(road, {}, incident.limit)
     known = (figures.input_tokens, figures.output_tokens, figures.cost_cents)
-    names = [column.name for column in COLUMNS if column.is_summed]
-    sums = {name: old + new for name, old, new in zip(names, known, newest, strict=True)}
-    return Control(f"{road} and events not rolled up yet", sums, figures.invocations + calls)
+    return Control(road, {name: old + new for name, old, new in zip(_SUMMED, known, newest, strict=True)}, calls)
 
 
 def _terminated(lines: list[bytes | memoryview]) -> bytes:

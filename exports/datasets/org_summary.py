@@ -19,7 +19,7 @@ from usage.series import Figures, Question, Unanswerable, total, zone_of
 from usage.windows import DAY, UTC_ZONE, Granularity, Window, first_of_month, local_day, month, next_month
 
 from . import Column, Control, Dataset, Row, Type, snapshot
-from .usage import other_road, read
+from .usage import added, other_road, read
 
 COLUMNS = (
     Column("org_id", Type.UUID, "", "Which org."),
@@ -85,7 +85,7 @@ def _months(request: Request, now: datetime) -> Iterator[tuple[Org, date, bool, 
 def _rows(request: Request, now: datetime) -> Generator[Row, None, None]:
     with snapshot():
         for org, first, is_over, question in _months(request, now):
-            figures = _figures(question)
+            figures = added(read(question))
             yield (
                 str(org.pk),
                 org.name,
@@ -101,14 +101,6 @@ def _rows(request: Request, now: datetime) -> Generator[Row, None, None]:
                 settings.CURRENCY,
                 figures.unpriced_invocations,
             )
-
-
-def _figures(question: Question) -> Figures:
-    """The sum, added up as it is read."""
-    sums = Figures()
-    for point in read(question):
-        sums = total([sums, point])
-    return sums
 
 
 def _control(request: Request, now: datetime) -> Control:

@@ -7,17 +7,19 @@ by the hour, or at most of `MAX_SERIES_POINTS`, however long it is.
 
 import uuid
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, islice
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
+from django.utils import timezone
 
-from orgs.limits import MAX_EXPORT_DAYS
+from ingestion.horizon import complete_since
+from orgs.limits import EXPORT_ROWS_AT_ONCE, MAX_EXPORT_DAYS
 from usage.overview import names_of
+from usage.retention import hourly_horizon
 from usage.series import Figures, Point, Question, TooManyPoints, Unanswerable, check_horizons, points, total
 from usage.windows import DAY, UTC_ZONE, Granularity, Window, buckets, first_of_month, local_day, midnight, shift_days
 
@@ -71,12 +73,17 @@ class Request:
 
 def dataset(request: Request) -> Dataset:
     """Raises `Unanswerable` for a range that is too long or no longer kept, and for no model at all."""
-    if request.window.end > shift_days(request.window.start, MAX_EXPORT_DAYS, request.zone):
-        raise Unanswerable("end", f"lies more than {MAX_EXPORT_DAYS} days after start: ask for a shorter range")
+    check_length(request.window, request.zone)
     if request.model_ids is not None and not request.model_ids:
         raise Unanswerable("models", "names no model: leave it out to have them all")
     check_horizons(request.question)
     return Dataset("usage", COLUMNS, _rows(request), control=lambda rows: _control(request))
+
+
+def check_length(window: Window, zone: ZoneInfo) -> None:
+    """Raises `Unanswerable` for a range that is too long for one file."""
+    if window.end > shift_days(window.start, MAX_EXPORT_DAYS, zone):
+        raise Unanswerable("end", f"lies more than {MAX_EXPORT_DAYS} days after start: ask for a shorter range")
 
 
 def read(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> Iterator[Point]:
@@ -98,16 +105,25 @@ def read(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> I
 def other_road(question: Question, model_ids: frozenset[uuid.UUID] | None = None) -> tuple[str, Figures]:
     """The figures of a whole window, and which rollup they were read from: not the one that the question's points come from.
 
-    Where hours are no longer kept, days are all there is.
+    Where hours are no longer kept, or an hour that the window cuts would have to be read from raw events that are gone, days
+    are all there is.
     """
-    other = replace(question, granularity=Granularity.DAY, as_one=question.granularity is Granularity.DAY)
-    with suppress(Unanswerable):
-        return "hours" if other.as_one else "days", _added(points(other), model_ids)
-    return "days", _added(read(question), model_ids)
+    if question.granularity is Granularity.HOUR:
+        return "days", added(read(replace(question, granularity=Granularity.DAY), model_ids))
+    hours = replace(question, granularity=Granularity.HOUR)
+    now = timezone.now()
+    if question.window.start >= max(hourly_horizon(now), complete_since(now)):
+        return "hours", added(read(hours, model_ids))
+    return "days", added(read(question, model_ids))
 
 
-def _added(found: Iterable[Point], model_ids: frozenset[uuid.UUID] | None) -> Figures:
-    return total([point for point in found if model_ids is None or point.key in model_ids])
+def added(found: Iterable[Point]) -> Figures:
+    """The sum of points, added up as they are read."""
+    sums = Figures()
+    points = iter(found)
+    while some := list(islice(points, EXPORT_ROWS_AT_ONCE)):
+        sums = total([sums, *some])
+    return sums
 
 
 def _control(request: Request) -> Control:

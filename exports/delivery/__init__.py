@@ -53,9 +53,6 @@ class Store(Protocol):
     def url(self, key: str, filename: str, lifetime: timedelta) -> str:
         """An address at which anybody can have the file for so long; a browser saves it under a name."""
 
-    def uri(self, key: str) -> str:
-        """What the file is called for good, and nobody can have it by alone."""
-
 
 def store_of(bucket: str) -> Store:
     """The store that a job names: a bucket, or, where that is empty, the folder."""

@@ -32,6 +32,7 @@ class FolderStore:
         def show() -> None:
             try:
                 beside.replace(place)
+                _sync(place.parent)
             except OSError as error:
                 raise Undeliverable(told(error)) from error
 
@@ -55,9 +56,6 @@ class FolderStore:
         until = (timezone.now() + lifetime).timestamp()
         return settings.PUBLIC_URL + reverse("export-file", args=[signing.dumps([key, filename, until], salt=_SALT)])
 
-    def uri(self, key: str) -> str:
-        return f"folder:{key}"
-
     def path(self, key: str) -> Path:
         """Keys are made here, of ids; none leads out of the folder."""
         return self.folder / key
@@ -78,8 +76,16 @@ def _link_or_copy(source: Path, target: Path) -> None:
         return
     except OSError:
         shutil.copyfile(source, target)
-    with target.open("rb") as copy:
-        os.fsync(copy.fileno())
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def told(error: OSError) -> str:

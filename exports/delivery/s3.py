@@ -83,16 +83,17 @@ class BucketStore:
                     writer.__exit__(Undeliverable, Undeliverable("not shown"), None)
 
     def delete(self, key: str) -> None:
-        with self._told():
+        """Where the whole bucket is gone, so is the file."""
+        try:
             self._s3.delete(self._store(), key)
+        except (self._s3.exceptions.BaseError, OSError) as error:
+            if _code(str(error)) != "NoSuchBucket":
+                raise self._undeliverable(str(error)) from error
 
     def url(self, key: str, filename: str, lifetime: timedelta) -> str:
         """Signed here, without asking the storage, which knows the name already. With a role's credentials it may end earlier."""
         with self._told():
             return self._s3.sign(self._store(), "GET", key, lifetime)
-
-    def uri(self, key: str) -> str:
-        return f"s3://{self.bucket}/{key}"
 
     def _store(self) -> "S3Store":
         """Made anew each time: settings and limits hold as they are now."""
@@ -132,8 +133,7 @@ class BucketStore:
     def _undeliverable(self, text: str) -> Undeliverable:
         found = _STATUS.search(text)
         status = int(found[1]) if found else 0
-        found = _CODE.search(text)
-        code = (found[1] or found[2]) if found else ""
+        code = _code(text)
         bucket = f"bucket “{self.bucket}”"
         storage = settings.S3_ENDPOINT or "AWS"
         is_passing = False
@@ -183,6 +183,12 @@ class BucketStore:
         return Undeliverable(why, is_passing=is_passing)
 
 
+def _code(text: str) -> str:
+    """What S3 calls an error."""
+    found = _CODE.search(text)
+    return (found[1] or found[2]) if found else ""
+
+
 def _own_credentials() -> "S3Credential":
     return {
         "access_key_id": settings.S3_ACCESS_KEY,
@@ -192,7 +198,7 @@ def _own_credentials() -> "S3Credential":
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """The file piece by piece, so that a worker can be stopped between two; that the disk fails is no fault of the storage."""
+    """The file piece by piece, that the disk fails is no fault of the storage."""
     try:
         with path.open("rb") as file:
             while chunk := file.read(limits.EXPORT_PART_BYTES):

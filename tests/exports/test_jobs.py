@@ -231,6 +231,8 @@ def test_what_fails_again_and_again_has_failed(org: Org) -> None:
         claims.note_failure(claimed, "The storage did not answer.", is_passing=True)
         job.refresh_from_db()
         waits.append(round((job.next_send_at - timezone.now()).total_seconds()))
+        assert claims.claim(str(job.pk)) is None, "it waits, whoever says that it is there"
+        ExportJob.objects.update(not_before=timezone.now())
     assert (job.status, job.failures, job.error) == (State.FAILED, MAX_EXPORT_FAILURES, "The storage did not answer.")
     assert waits[:2] == [15, 60]
     assert claims.claim(str(job.pk)) is None
