@@ -1,21 +1,24 @@
 """The exports page, and downloads from the pages."""
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from orgs import audit
-from orgs.limits import MAX_OPEN_EXPORTS
+from orgs.limits import MAX_EXPORT_DAYS, MAX_OPEN_EXPORTS
 from orgs.models import Org, Scope
 from orgs.pages import frame, org_page
 from usage import filters, overview
+from usage.display import zone_text
 from usage.pages import by_name
 from usage.series import Unanswerable, zone_of
 from usage.windows import local_day
@@ -53,12 +56,14 @@ def usage_csv(request: HttpRequest, org: Org) -> HttpResponseBase:
 @require_safe
 def exports(request: HttpRequest, org: Org) -> HttpResponse:
     """The org's files, and the form that asks for one."""
-    return _page(request, org, _form(org))
+    return _page(request, org, _form(org, link=request.GET.dict()))
 
 
 @org_page(Scope.EXPORTS_CREATE)
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def create(request: HttpRequest, org: Org) -> HttpResponse:
+    if request.method != "POST":  # from the page with the form's errors: loaded again, or another page of its list
+        return redirect(f"{reverse('exports', args=[org.slug])}?{request.GET.urlencode()}")
     form = _form(org, request.POST)
     if form.is_valid():
         try:
@@ -69,7 +74,7 @@ def create(request: HttpRequest, org: Org) -> HttpResponse:
             form.add_error(None, _TOO_MANY)
         else:
             audit.record(request, "asked for export", org.pk, str(job.pk))
-            return _back(org)
+            return _back(org, job)
     return _page(request, org, form, 400)
 
 
@@ -79,8 +84,8 @@ def cancel(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
     job = get_object_or_404(ExportJob, pk=job_id, org=org)
     if jobs.cancel(job, audit.actor_of(request)):
         audit.record(request, "cancelled export", org.pk, str(job.pk))
-    else:
-        messages.error(request, "The export was over already: there was nothing to cancel.")
+        return _back(org, job)
+    messages.error(request, "This file was finished already: there was nothing to cancel.")
     return _back(org)
 
 
@@ -88,14 +93,17 @@ def cancel(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def rerun(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
     job = get_object_or_404(ExportJob, pk=job_id, org=org)
+    if job.is_open:
+        return _back(org, job)
     try:
-        new = jobs.again(job, audit.actor_of(request)) if not job.is_open else job
+        new = jobs.again(job, audit.actor_of(request))
     except Unanswerable as error:
-        messages.error(request, f"This export can't be had again: {error.field} {error}.")
+        messages.error(request, f"This file can't be made again: {error.field} {error}.")
     except jobs.TooManyOpen:
         messages.error(request, _TOO_MANY)
     else:
         audit.record(request, "asked for export", org.pk, str(new.pk))
+        return _back(org, new)
     return _back(org)
 
 
@@ -110,7 +118,8 @@ def download(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
         messages.error(request, str(error))
         return _back(org)
     if address is None:
-        raise Http404
+        messages.error(request, "There is no file to download: it has expired, or is not ready yet.")
+        return _back(org)
     return redirect(address)
 
 
@@ -135,31 +144,42 @@ def signed_file(request: HttpRequest, token: str) -> HttpResponseBase:
 
 
 _TOO_MANY = (
-    f"This organisation has {MAX_OPEN_EXPORTS} exports that are not finished, as many as it may have at once."
-    " Wait for one, or cancel it."
+    f"{MAX_OPEN_EXPORTS} files of this organisation are being made, as many as may be at once."
+    " Wait for one of them, or cancel it."
 )
 
 
-def _form(org: Org, data: Any = None) -> ExportForm:
+def _form(org: Org, data: Any = None, link: Mapping[str, str] | None = None) -> ExportForm:
     names = overview.names_of(overview.models_of(org))
-    return ExportForm(org, by_name(names), timezone.now(), data)
+    return ExportForm(org, by_name(names), timezone.now(), data, link)
 
 
 def _page(request: HttpRequest, org: Org, form: ExportForm, status: int = 200) -> HttpResponse:
     now = timezone.now()
-    found = ExportJob.objects.select_related("org").filter(org=org)
+    around = frame(request, org, "exports")
+    last_month = display.last_month(org, form.zone, now)
+    found = ExportJob.objects.filter(org=org)
+    if last_month.row:
+        found = found.exclude(pk=last_month.row.job.pk)  # it stands on top
     page = Paginator(found, JOBS_ON_A_PAGE).get_page(request.GET.get("page"))
     rows = [display.row(job, form.zone, now) for job in page]
-    context = frame(request, org, "exports") | {
+    moving = [row.job for row in (last_month.row, *rows) if row and row.job.is_open]
+    context = around | {
         "form": form,
+        "max_days": MAX_EXPORT_DAYS,
         "zone": form.zone,
+        "zone_text": zone_text(filters.Filters(zone=form.zone, now=now)),
         "page": page,
         "rows": rows,
-        "last_month": display.last_month(org, form.zone, now),
-        "is_moving": any(row.job.is_open for row in rows),
+        "last_month": last_month,
+        "moving": moving,
+        # Each look of somebody from outside is recorded: those that nobody takes would fill the audit trail.
+        "is_followed": bool(moving) and not around["is_outside"],
+        "same_page": reverse("exports", args=[org.slug]) + (f"?page={page.number}" if page.number > 1 else ""),
     }
     return render(request, "exports/exports.html", context, status=status)
 
 
-def _back(org: Org) -> HttpResponse:
-    return redirect("exports", slug=org.slug)
+def _back(org: Org, job: ExportJob | None = None) -> HttpResponse:
+    """To the page, and there to a job."""
+    return redirect(reverse("exports", args=[org.slug]) + (f"#job-{job.pk}" if job else ""))

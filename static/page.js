@@ -61,21 +61,46 @@
   });
 
   document.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.target.id === "poll") {
+      focused = document.activeElement.closest("[data-job]")?.id;
+      if (event.detail.xhr.status >= 500) {
+        event.detail.shouldSwap = false; // it asks again by itself
+        return;
+      }
+    }
     // Signed out meanwhile, or an error page: go there, instead of taking a piece of it that it does not have.
-    if (!/id="(figures|jobs)"/.test(event.detail.serverResponse)) {
+    if (!/id="(figures|poll)"/.test(event.detail.serverResponse)) {
       event.detail.shouldSwap = false;
       window.location.assign(event.detail.pathInfo.finalRequestPath);
     }
   });
   document.addEventListener("htmx:sendError", (event) => {
-    if (event.target.id === "jobs") return; // it asks again by itself
+    if (event.target.id === "poll") return; // it asks again by itself
     window.location.assign(event.detail.pathInfo.finalRequestPath);
   });
   document.addEventListener("htmx:afterSettle", () => {
     prepare(document);
     const figures = byId("figures");
     if (figures) byId("announcement").textContent = figures.dataset.says;
+    const job = focused && document.activeElement === document.body && byId(focused);
+    if (job) {
+      job.tabIndex = -1; // its Cancel had the focus, and is gone
+      job.focus();
+    }
   });
+
+  // ── Exports: a file that is ready or has failed is said; how far one is, is only shown ──────────────────────
+  let focused;
+  const states = new Map();
+
+  const sayStates = () => {
+    const news = [];
+    for (const { id, dataset } of document.querySelectorAll("[data-job]")) {
+      if (states.has(id) && states.get(id) !== dataset.job) news.push(dataset.job);
+      states.set(id, dataset.job);
+    }
+    if (news.length) byId("announcement").textContent = news.join(". ");
+  };
 
   // ── The chart: one stop for the tab key, arrows from bar to bar, values beside it ──────────────────────────
   const slotsOf = (chart) => [...chart.querySelectorAll(".slot")];
@@ -148,9 +173,10 @@
 
   function prepare(root) {
     showCopyButtons(root);
+    sayStates();
     for (const chart of root.querySelectorAll("[data-chart]")) prepareChart(chart);
   }
 
   prepare(document);
-  byId("shown-once")?.focus();
+  (byId("shown-once") ?? byId("export-errors"))?.focus();
 })();

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -96,6 +97,7 @@ def _figures(found: overview.Overview) -> dict[str, Any]:
         "unpriced": display.unpriced_notes(found),
         "span_before": display.span_text(asked.window_before, asked),
         "csv_link": reverse("usage-csv", args=[found.org.slug]) + asked.link(),
+        "export_link": reverse("exports", args=[found.org.slug]) + _begun_with(asked),
         "chart": chart,
         "chart_height": HEIGHT,
         "chart_is_coarser": is_coarser,
@@ -105,6 +107,18 @@ def _figures(found: overview.Overview) -> dict[str, Any]:
         "rows": display.part_rows(found, colours),
         "table": display.series_table(found),
     }
+
+
+def _begun_with(asked: filters.Filters) -> str:
+    """The query string that the exports page's form begins with: the same figures."""
+    said = {
+        "range": asked.range,
+        "granularity": asked.grain,
+        "model": asked.model,
+        "start": asked.start,
+        "end": asked.end,
+    }
+    return "?" + urlencode({name: value for name, value in said.items() if value})
 
 
 def by_name(names: dict[uuid.UUID, str]) -> list[tuple[uuid.UUID, str]]:

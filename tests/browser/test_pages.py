@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import axe_playwright_python
 import pytest
@@ -19,17 +20,46 @@ from playwright.sync_api import Page, expect
 from pytest_django.live_server_helper import LiveServer
 
 from analytics_site.rig import free_port
+from exports.jobs import Wanted, cancelled
+from exports.models import ExportJob, State
 from orgs.models import ApiKey, Invitation, Membership, Org, Role, User
 from reliability.models import Incident
 from tests.browser.conftest import Open, keep
 from tests.factories import MODEL, OTHER_MODEL, ingest, make_event, make_model, make_org, make_user
 from usage.rollups import roll_up
+from usage.windows import Window, local_day
 
 pytestmark = pytest.mark.django_db(transaction=True)
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 ROOT = Path(__file__).parent.parent.parent
 WAYS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 every_way = pytest.mark.parametrize(("width", "scheme"), WAYS)
+
+
+def make_file(org: Org, status: State, **fields: object) -> ExportJob:
+    """A job in some state, without a file."""
+    now = timezone.now()
+    month = fields.pop("month", None)
+    wanted = Wanted(org=org, window=Window(now - timedelta(days=7), now), zone=org.time_zone, month=month)  # type: ignore[arg-type]
+    job = wanted.job("user:owner@example.com")
+    job.status = status
+    if status in (State.SUCCEEDED, State.EXPIRED):
+        job.row_count, job.byte_count, job.checksum, job.expires_at = 1_234, 20_480, "ab" * 32, now + timedelta(days=7)
+        job.totals = {"cost_cents": "1739.2500"}
+    for name, value in fields.items():
+        setattr(job, name, value)
+    job.save(force_insert=True)
+    return job
+
+
+def make_files(org: Org) -> None:
+    """One in each state that stays as it is."""
+    this_month = local_day(timezone.now(), ZoneInfo(org.time_zone)).replace(day=1)
+    make_file(org, State.SUCCEEDED, month=(this_month - timedelta(days=1)).replace(day=1), initiated_by="schedule")
+    make_file(org, State.SUCCEEDED)
+    make_file(org, State.EXPIRED)
+    make_file(org, State.FAILED, error="The store did not answer: " + "s3.example.com/" * 12)
+    make_file(org, State.FAILED, error=cancelled("user:owner@example.com"), cancelled_by="user:owner@example.com")
 
 
 @pytest.fixture
@@ -58,6 +88,7 @@ def org() -> Org:
         failed_cost_cents=Decimal("1234.5"), conditions=["errorRate"],
         causes={"models": [], "clients": [], "errorCodes": [{"name": "", "share": 0.9, "bad": 30, "expected": 1}]},
     )  # fmt: skip
+    make_files(org)
     make_user("owner@example.com", org)
     make_user("viewer@example.com", org, Role.VIEWER)
     ApiKey.issue(org=org, name="gateway", scopes=["analytics:events:write"])
@@ -106,6 +137,9 @@ SIGNED_IN = {
     "reliability-empty": "/orgs/empty/reliability/",
     "reliability-refused": "/orgs/acme/reliability/?exact=1",
     "usage-refused": "/orgs/acme/usage/?range=custom&start=2026-01-02&end=2026-01-01",
+    "exports": "/orgs/acme/exports/",
+    "exports-begun": f"/orgs/acme/exports/?range=custom&start=2026-01-01T10:00&end=2026-01-02&model={MODEL}",
+    "exports-empty": "/orgs/empty/exports/",
     "settings": "/orgs/acme/settings/",
     "orgs": "/orgs/",
     "no-access": "/orgs/acme-2/usage/",
@@ -369,3 +403,170 @@ def test_looking_closer_at_an_incident_begins_at_the_top(open_page: Open, live_s
         link.click()
     page.wait_for_url("**start=**")
     page.wait_for_function("window.scrollY === 0")
+
+
+# ── Exports ──────────────────────────────────────────────────────────────────────────────────────────────────────
+EXPORTS = "/orgs/acme/exports/"
+
+
+@every_way
+def test_files_that_move_and_errors_of_the_form_are_accessible_and_fit(
+    open_page: Open, live_server: LiveServer, org: Org, width: int, scheme: str
+) -> None:
+    make_file(org, State.PENDING)
+    make_file(org, State.PENDING, failures=1, error="The store did not answer.")
+    make_file(org, State.RUNNING, rows_written=412_000)
+    make_file(org, State.RUNNING, rows_written=412_000, cancelled_by="user:owner@example.com")
+    page = open_page(width, scheme, bypass_csp=True)
+    sign_in(page, live_server.url)
+    page.goto(live_server.url + EXPORTS)
+    keep(page, f"exports-moving-{scheme}-{width}")
+    assert findings(page) == []
+    page.click("label[for=export-dataset-incident_events]")
+    page.click("label[for=export-range-custom]")
+    page.fill("#export-start", "2026-01-05")
+    page.fill("#export-end", "2026-01-02")
+    page.fill("#export-limit", "0")
+    page.click(".models summary")
+    keep(page, f"exports-models-{scheme}-{width}")
+    assert findings(page) == []
+    assert not scrolls_sideways(page)
+    page.keyboard.press("Escape")
+    page.click(".export button.primary")
+    expect(page.locator("#export-errors")).to_be_focused()
+    expect(page.locator("#export-end")).to_have_accessible_description("The end must not lie before the start.")
+    keep(page, f"exports-errors-{scheme}-{width}")
+    assert findings(page) == []
+    assert not scrolls_sideways(page)
+
+
+def test_a_file_is_asked_for_by_keyboard(open_page: Open, live_server: LiveServer, org: Org, folder: Path) -> None:
+    page = open_page()
+    sign_in(page, live_server.url)
+    page.goto(live_server.url + EXPORTS)
+    expect(page.locator("#export-start")).to_be_hidden()
+    press_until(page, "#export-dataset-usage")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#export-status")).to_be_visible()
+    expect(page.locator("#export-granularity")).to_be_hidden()
+    page.keyboard.press("Tab")
+    press_until(page, "#export-range-custom", "ArrowRight", 6)
+    expect(page.locator("#export-start")).to_be_visible()
+    press_until(page, "#export-range-7d", "ArrowLeft", 6)
+    press_until(page, ".models summary", limit=6)
+    page.keyboard.press("Enter")
+    press_until(page, ".models input", limit=2)
+    page.keyboard.press("Space")
+    page.keyboard.press("Escape")
+    expect(page.locator(".models summary")).to_be_focused()
+    expect(page.get_by_text("Chosen models")).to_be_visible()
+    press_until(page, "#export-format", limit=2)
+    page.keyboard.type("Parquet", delay=20)
+    press_until(page, ".export button.primary", limit=3)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/exports/#job-*")
+    job = ExportJob.objects.get(status=State.PENDING)
+    assert (job.dataset, job.format, job.model_ids) == ("incident_events", "parquet", [OTHER_MODEL])
+    expect(page.locator(f"#job-{job.pk}")).to_contain_text("Every call, 1 model, Parquet")
+    press_until(page, f"#cancel-{job.pk}")
+    page.keyboard.press("Enter")
+    expect(page.locator(f"#job-{job.pk} .tag")).to_have_text("Cancelled")
+    assert page.complaints == []  # type: ignore[attr-defined]
+
+
+def change(job: ExportJob, **fields: object) -> None:
+    ExportJob.objects.filter(pk=job.pk).update(**fields)
+
+
+def test_progress_is_shown_in_place_and_only_what_ends_is_said(
+    open_page: Open, live_server: LiveServer, org: Org
+) -> None:
+    ExportJob.objects.filter(month__isnull=False).delete()
+    last_month = (local_day(timezone.now(), ZoneInfo(org.time_zone)).replace(day=1) - timedelta(days=1)).replace(day=1)
+    of_month = make_file(org, State.RUNNING, month=last_month, rows_written=5)
+    job = make_file(org, State.RUNNING, rows_written=1_000)
+    page = open_page()
+    sign_in(page, live_server.url)
+    page.goto(live_server.url + EXPORTS)
+    page.evaluate("window.untouched = true")
+    row, said = page.locator(f"#job-{job.pk}"), page.locator("#announcement")
+    expect(row).to_contain_text("1,000 rows so far")
+    # What somebody is doing meanwhile stays: a menu that is open, the focus on a button of a row that is shown anew.
+    page.click(".models summary")
+    page.check(".models input >> nth=0")
+    page.evaluate("id => document.getElementById(id).focus()", f"cancel-{job.pk}")
+    change(job, rows_written=2_000)
+    change(of_month, rows_written=6)
+    expect(row).to_contain_text("2,000 rows so far")
+    expect(page.locator(f"#cancel-{job.pk}")).to_be_focused()
+    expect(page.locator(".models input >> nth=0")).to_be_visible()
+    expect(page.locator(".models input >> nth=0")).to_be_checked()
+    expect(page.locator(".last-month")).to_contain_text("6 rows so far")
+    expect(said).to_have_text("")
+    # It is ready: the row says so, so does the announcement, and the focus stays with it.
+    ready = {"row_count": 2_345, "checksum": "cd" * 32, "expires_at": timezone.now() + timedelta(days=7)}
+    change(job, status=State.SUCCEEDED, **ready)
+    expect(row.locator(".tag")).to_have_text("Ready")
+    expect(said).to_contain_text(": Ready")
+    expect(row).to_be_focused()
+    expect(row.locator("[data-copy]")).to_be_visible()
+    # So is last month's, and nothing is asked for any more.
+    change(of_month, status=State.SUCCEEDED, **ready)
+    expect(page.locator(".last-month .tag")).to_have_text("Ready")
+    expect(page.locator(".last-month .button")).to_be_visible()
+    expect(page.locator("#poll")).not_to_have_attribute("hx-get", EXPORTS)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2_500)
+    assert asked == []
+    assert page.evaluate("window.untouched") is True
+    assert page.complaints == []  # type: ignore[attr-defined]
+
+
+def test_a_page_that_follows_a_file_leads_to_the_sign_in_when_the_session_ends(
+    open_page: Open, live_server: LiveServer, org: Org
+) -> None:
+    make_file(org, State.RUNNING)
+    page = open_page()
+    sign_in(page, live_server.url)
+    page.goto(live_server.url + EXPORTS)
+    page.context.clear_cookies()
+    page.wait_for_url("**/login/?next=/orgs/acme/exports/")
+
+
+def test_a_checksum_is_copied(open_page: Open, live_server: LiveServer, org: Org) -> None:
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    sign_in(page, live_server.url)
+    page.goto(live_server.url + EXPORTS)
+    page.click(".last-month [data-copy]")
+    expect(page.locator(".last-month [data-copy]")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "ab" * 32
+
+
+def test_a_file_is_asked_for_without_script(open_page: Open, live_server: LiveServer, org: Org, folder: Path) -> None:
+    page = open_page(script=False)
+    sign_in(page, live_server.url)
+    page.goto(live_server.url + EXPORTS)
+    page.click("label[for=export-range-custom]")
+    day = f"{timezone.now() - timedelta(days=2):%Y-%m-%d}"
+    page.fill("#export-start", day)
+    page.fill("#export-end", day)
+    page.click(".export button.primary")
+    expect(page.locator(".jobs .tag >> nth=0")).to_have_text("Waiting")
+    expect(page.get_by_text("Reload the page to see progress.")).to_be_visible()
+
+
+def test_the_exports_page_is_light(open_page: Open, live_server: LiveServer, org: Org) -> None:
+    for _ in range(40):
+        make_file(org, State.SUCCEEDED)
+    page = open_page()
+    sign_in(page, live_server.url)
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    sizes: list[int] = []
+    network.on("Network.loadingFinished", lambda said: sizes.append(said["encodedDataLength"]))
+    page.goto(live_server.url + EXPORTS, wait_until="networkidle")
+    assert len(sizes) > 3
+    assert sum(sizes) < 100_000, sizes  # of static files uncompressed: they are smaller where they were collected
