@@ -37,7 +37,7 @@ class Cancelled(Exception):
 
 def claim(job_id: str) -> ExportJob | None:
     """The job, if it waits; it is the caller's then."""
-    taken = ExportJob.objects.filter(pk=job_id, status=State.PENDING, not_before__lte=Now()).update(
+    taken = ExportJob.objects.filter(pk=job_id, status=State.PENDING, not_before__lte=timezone.now()).update(
         status=State.RUNNING, attempts=F("attempts") + 1, started_at=Now(), heartbeat_at=Now(), rows_written=0
     )
     return ExportJob.objects.select_related("org").get(pk=job_id) if taken else None

@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from orgs import audit
-from orgs.limits import MAX_EXPORT_DAYS, MAX_OPEN_EXPORTS
+from orgs.limits import MAX_EXPORT_DAYS
 from orgs.models import Org, Scope
 from orgs.pages import frame, org_page
 from usage import filters, overview
@@ -70,8 +70,8 @@ def create(request: HttpRequest, org: Org) -> HttpResponse:
             job = jobs.ask(form.wanted, audit.actor_of(request))
         except Unanswerable as error:
             form.refuse(error.field, str(error))
-        except jobs.TooManyOpen:
-            form.add_error(None, _TOO_MANY)
+        except jobs.TooManyOpen as error:
+            form.add_error(None, str(error))
         else:
             audit.record(request, "asked for export", org.pk, str(job.pk))
             return _back(org, job)
@@ -99,8 +99,8 @@ def rerun(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
         new = jobs.again(job, audit.actor_of(request))
     except Unanswerable as error:
         messages.error(request, f"This file can't be made again: {error.field} {error}.")
-    except jobs.TooManyOpen:
-        messages.error(request, _TOO_MANY)
+    except jobs.TooManyOpen as error:
+        messages.error(request, str(error))
     else:
         audit.record(request, "asked for export", org.pk, str(new.pk))
         return _back(org, new)
@@ -141,12 +141,6 @@ def signed_file(request: HttpRequest, token: str) -> HttpResponseBase:
     except OSError as error:
         raise Http404 from error
     return FileResponse(content, as_attachment=True, filename=filename, content_type=kind.media_type)
-
-
-_TOO_MANY = (
-    f"{MAX_OPEN_EXPORTS} files of this organisation are being made, as many as may be at once."
-    " Wait for one of them, or cancel it."
-)
 
 
 def _form(org: Org, data: Any = None, link: Mapping[str, str] | None = None) -> ExportForm:
