@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -149,19 +150,23 @@ def remove_if_old(left: Path, now: datetime) -> None:
 
 
 def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:
-    """Rows, control and freshness are those of one moment."""
-    with path.open("wb") as file, snapshot():
+    """Rows, control and freshness are those of one moment. While the rollups are asked, the file is read for its checksum."""
+    with ThreadPoolExecutor(1) as beside, path.open("wb") as file, snapshot():
         now = timezone.now()
         dataset = dataset_of(job)
         written = write(job.file_format, dataset, file, pulse)
+        file.flush()
+        checksum = beside.submit(_checksum, path)
         control, is_cut = dataset.control(written.rows), dataset.is_cut(written.rows)
         completeness = _completeness(job, now)
-        file.flush()
         os.fsync(file.fileno())
     _reconcile(written, control)
+    return Made(path, dataset, written, control, is_cut, checksum.result(), path.stat().st_size, completeness, now)
+
+
+def _checksum(path: Path) -> str:
     with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return Made(path, dataset, written, control, is_cut, checksum, path.stat().st_size, completeness, now)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reconcile(written: Written, control: Control | None) -> None:

@@ -49,7 +49,9 @@ _VALUES = {
 }
 # What stands in a CSV for a value, by PostgreSQL: what the writer of CSV makes of it, `csv_writer.harmless` too.
 _TIME = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-_TEXT = "CASE WHEN left({0}, 1) IN ('" + "', '".join(FORMULA_STARTS) + "') THEN '''' || {0} ELSE {0} END"
+# Characters by their numbers: comparing them as text would cost a tenth of the time that a file takes.
+_STARTS = ", ".join(str(ord(start)) for start in FORMULA_STARTS)
+_TEXT = f"CASE WHEN ascii({{0}}) IN ({_STARTS}) THEN '''' || {{0}} ELSE {{0}} END"
 _NEVER_A_FORMULA = ("status", "metadata")  # one of four words; an object, which begins with a brace
 
 

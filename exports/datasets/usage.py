@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 from itertools import groupby, islice
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -150,17 +151,17 @@ def _halves(question: Question) -> tuple[Question, Question] | None:
 
 
 def _rows(request: Request) -> Generator[Row, None, None]:
-    names: dict[uuid.UUID, str] = {}
+    names: dict[uuid.UUID, tuple[str, str]] = {}  # as text, and what people call it
+    currency = settings.CURRENCY
     with snapshot():
         found = read(request.question, request.model_ids)
         for point in _months(found, request.zone) if request.grain is Grain.MONTHLY else found:
-            model_id = uuid.UUID(str(point.key))
-            if model_id not in names:
-                names |= names_of([model_id])
+            key = cast(uuid.UUID, point.key)
+            if key not in names:
+                names[key] = (str(key), names_of([key])[key])
             yield (
                 point.bucket_start,
-                str(model_id),
-                names[model_id],
+                *names[key],
                 point.invocations,
                 point.errors,
                 point.timeouts,
@@ -168,7 +169,7 @@ def _rows(request: Request) -> Generator[Row, None, None]:
                 point.input_tokens,
                 point.output_tokens,
                 point.cost_cents,
-                settings.CURRENCY,
+                currency,
                 point.unpriced_invocations,
             )
 
@@ -182,7 +183,7 @@ def _months(days: Iterator[Point], zone: ZoneInfo) -> Iterator[Point]:
     for first, those in groupby(days, month_of):
         sums: dict[uuid.UUID, Figures] = {}
         for point in those:
-            key = uuid.UUID(str(point.key))
+            key = cast(uuid.UUID, point.key)
             sums[key] = total([sums[key], point]) if key in sums else point
         for key in sorted(sums):
             yield _point(sums[key], first, key, zone)

@@ -19,6 +19,7 @@ from exports.datasets import Column, Dataset, Number, Row, Type, snapshot
 from orgs.limits import EXPORT_ROWS_AT_ONCE
 
 Progress = Callable[[int], object]  # told how many rows are written, every `EXPORT_ROWS_AT_ONCE` of them and at the end
+_GZIP_LEVEL = 4  # twice as fast as 9, Python's own choice, for a file that is 3 % larger
 WIDE = Context(prec=60)  # digits: sums are exact, the default context keeps 28
 
 
@@ -116,7 +117,8 @@ def write(kind: Format, dataset: Dataset, target: BinaryIO, progress: Progress |
 
 def compressed(target: BinaryIO) -> AbstractContextManager[BinaryIO]:
     """What is written to it arrives compressed; the same bytes become the same file, whenever that is."""
-    return cast(AbstractContextManager[BinaryIO], gzip.GzipFile(filename="", mode="wb", fileobj=target, mtime=0))
+    file = gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=target, mtime=0)
+    return cast(AbstractContextManager[BinaryIO], file)
 
 
 def batches(

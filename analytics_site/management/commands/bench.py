@@ -27,6 +27,7 @@ from django.test import Client, override_settings
 from django.utils import timezone
 
 from analytics_site.measuring import Line, door_client, timed
+from analytics_site.measuring_exports import measure_exports
 from analytics_site.measuring_reliability import measure_reliability
 from analytics_site.rig import scratch_database
 from ingestion.copying import copy_in
@@ -44,7 +45,7 @@ from usage.windows import DAY, HOUR, floor_hour
 
 ORGS, MODELS = 50, 40
 MODELS_OF_AN_ORG = 5  # of all but the busiest, which uses all
-HISTORY = timedelta(days=30)
+HISTORY = timedelta(days=32)  # the longest export, 31 days, and a day to move its window in
 NO_CACHE = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
 
 # What the comparison copies: the columns of the event and ledger tables, by the types of Python's own values.
@@ -59,7 +60,7 @@ CLAIM_COLUMNS = {"org_id": "uuid", "event_id": "uuid", "occurred_at": "timestamp
 
 
 class Command(BaseCommand):
-    help = "Measure ingest, rollup, the APIs and the incident CSV; the last line is one JSON object."
+    help = "Measure ingest, rollup, the APIs, the incident CSV and exports; the last line is one JSON object."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--rounds", type=int, default=12, help="of each comparison of writers")
@@ -73,15 +74,20 @@ class Command(BaseCommand):
             ingest_lines, figures = compare_writers(traffic, options["rounds"])
             rollup_lines, rollup_figures = measure_rollup(traffic, figures["ingest_events_per_s"])
             api_lines, api_figures = measure_api(traffic, options["requests"])
-            reliability_lines, reliability_figures = measure_reliability(options["events"], options["requests"])
+            busiest = Org.objects.get(pk=traffic.busiest)
+            called = Org.objects.create(name="Reliability", slug="reliability")
+            reliability_lines, reliability_figures = measure_reliability(called, options["events"], options["requests"])
+            export_lines, export_figures = measure_exports(busiest, MODELS, called)
         for line in (
             Line("what", "measured", "compared to", "measured", "ratio", "goal"),
-            *ingest_lines, *rollup_lines, *api_lines, *reliability_lines,
+            *ingest_lines, *rollup_lines, *api_lines, *reliability_lines, *export_lines,
         ):  # fmt: skip
             self.stdout.write(
                 f"{line.what:<34}{line.figure:>16}   {line.compared_to:<44}{line.compared:>14}{line.ratio:>8}   {line.goal}"
             )
-        self.stdout.write("\n" + json.dumps(figures | rollup_figures | api_figures | reliability_figures))
+        self.stdout.write(
+            "\n" + json.dumps(figures | rollup_figures | api_figures | reliability_figures | export_figures)
+        )
 
 
 def conditions() -> str:
