@@ -56,6 +56,7 @@ def expire(now: datetime | None = None) -> None:
 
 
 def _sweep(now: datetime) -> None:
-    """What attempts that were killed while they delivered have left in the folder, hidden."""
-    for left in Path(settings.EXPORT_FOLDER).glob("analytics/**/.*"):
+    """What attempts that were killed have left: half made, or delivered and not shown."""
+    folder = Path(settings.EXPORT_FOLDER)
+    for left in [*folder.glob(".made/*"), *folder.glob(f"{jobs.ROOT}/**/.*")]:
         making.remove_if_old(left, now)

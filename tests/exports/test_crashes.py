@@ -27,6 +27,7 @@ from analytics_site.embedded import Servers
 from exports import jobs, making, tasks, upkeep
 from exports.contents import dataset_of
 from exports.datasets import snapshot
+from exports.jobs import ROOT
 from exports.models import ExportJob, Kind, State
 from exports.writers import Format
 from ingestion import storage
@@ -155,8 +156,8 @@ class Site:
         this = ExportJob.objects.filter(pk=job.pk)
         this.filter(status=State.RUNNING).update(heartbeat_at=timezone.now() - EXPORT_LEASE - timedelta(seconds=1))
         self.send(tasks.tend)
-        eventually(this.filter(status=State.PENDING, failures=1).exists, SOON, "it waits again")
-        this.update(next_send_at=timezone.now())
+        eventually(this.filter(failures=1).exists, SOON, "it is noticed")
+        this.filter(status=State.PENDING).update(next_send_at=timezone.now(), not_before=timezone.now())
         self.send(tasks.tend)
 
     def close(self) -> None:
@@ -329,8 +330,8 @@ def test_a_file_is_made_once_although_the_database_goes_down_meanwhile(
     eventually(half_made(job), SOON, "it is half made")
     restart_database(how)
     # Said on the job, where the database is back by then.
-    eventually(lambda: bool(worker.said("export_attempt_failed", "export_left_behind")), SOON, "it notices")
-    (noticed,) = worker.said("export_attempt_failed", "export_left_behind")
+    eventually(lambda: bool(worker.said("export_attempt_failed", "export_failure_not_noted")), SOON, "it notices")
+    (noticed,) = worker.said("export_attempt_failed", "export_failure_not_noted")
     assert noticed["error"] == "The database did not answer."
     assert left(folder) == set()
     site.recover(job)
@@ -403,19 +404,19 @@ def test_what_nobody_goes_on_with_is_swept_a_day_later(folder: Path) -> None:
     for path in (
         made / "a.1.xlsx",
         made / "a.1.xlsx.rows" / "sheet",
-        folder / "org" / ".staged",
-        folder / "org" / "a.csv",
+        folder / ROOT / "org" / ".staged",
+        folder / ROOT / "org" / "a.csv",
     ):
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     upkeep.expire()
     assert left(folder) == {
         ".made/a.1.xlsx",
         ".made/a.1.xlsx.rows",
         ".made/a.1.xlsx.rows/sheet",
-        "org/.staged",
-        "org/a.csv",
+        f"{ROOT}/org/.staged",
+        f"{ROOT}/org/a.csv",
     }
     upkeep.expire(timezone.now() + timedelta(days=1, seconds=1))
-    assert left(folder) == {"org/a.csv"}
+    assert left(folder) == {f"{ROOT}/org/a.csv"}
     assert made.is_dir()

@@ -1,6 +1,7 @@
 """Export jobs in the admin: looked at, run again, cancelled, downloaded; and the summary of all orgs."""
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from exports import claims, jobs, making
 from exports.datasets.org_summary import COLUMNS
 from exports.metrics import ExportState
-from exports.models import ExportBucket, ExportJob, Kind, State
+from exports.models import SCHEDULE, ExportBucket, ExportJob, Kind, State
 from exports.writers import Format
 from orgs.models import AuditRecord, Org
+from usage.models import HourlyUsage
 from usage.rollups import roll_up
 from usage.windows import DAY, HOUR, Window
 
@@ -139,6 +141,7 @@ def test_the_summary_of_all_orgs_is_asked_for_and_downloaded(boss: Client, org: 
         ("2026-05-01", "2026-04-30", "before"),
         ("2019-01-01", "2019-02-01", "earliest"),
         ("2026-10-01", "2199-01-01", "months after"),
+        ("2026-10-01", "9999-12-31", "too far ahead"),
     ],
 )
 def test_months_that_can_not_be_had_are_refused_in_words(
@@ -195,6 +198,20 @@ def test_twice_failing_raises_the_metric_and_a_file_lowers_it(org: Org) -> None:
     assert told()[twice] == 1
     fail(asked(org, 2))
     assert told()[twice] == 2, "two jobs, one after the other"
+
+
+def test_a_mismatch_is_loud_at_once(org: Org) -> None:
+    assert told()["analytics_export_mismatches"] == 0
+    HourlyUsage.objects.update(cost_cents=Decimal("99.0000"))
+    making.attempt(str(asked(org).pk))
+    assert told()["analytics_export_mismatches"] == 1
+
+
+def test_months_that_fail_are_told_though_others_files_are_made_in_between(org: Org) -> None:
+    monthly = jobs.Wanted(org=org, window=WINDOW, month=WINDOW.start.date().replace(day=1))
+    fail(jobs.ask(monthly, SCHEDULE), 2)
+    making.attempt(str(asked(org).pk))
+    assert told()['analytics_exports_failing_twice{asked_by="schedule",dataset="usage"}'] == 1
 
 
 def test_what_somebody_called_off_is_no_failure(org: Org) -> None:

@@ -164,6 +164,11 @@ def test_another_orgs_job_is_not_there_under_any_address(call: Call, org: Org) -
         ({"timeRange": {**RANGE, "end": 5}}, "timeRange.end", "RFC 3339"),
         ({"timeRange": {"start": (NOON - 32 * DAY).isoformat(), "end": NOON.isoformat()}}, "timeRange.end", "31 days"),
         ({"timeRange": {"start": "2019-01-01T00:00:00Z", "end": "2019-01-02T00:00:00Z"}}, "timeRange.start", "earliest"),
+        (
+            {"timeRange": {**RANGE, "start": "0001-01-01T00:00:00Z"}, "timeZone": "org"},
+            "timeRange.start",
+            "too far back",
+        ),
         ({"granularity": "weekly"}, "granularity", "not a valid choice"),
         ({"granularty": "daily"}, "granularty", "not known"),
         ({"dataset": "org_summary"}, "dataset", "not a valid choice"),

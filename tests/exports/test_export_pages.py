@@ -232,10 +232,10 @@ def test_too_many_at_once_are_refused_in_words(org: Org, owner: User) -> None:
     client = visit(owner)
     answer = client.post(path(org, "new"), WISH)
     assert answer.status_code == 400
-    assert f"{MAX_OPEN_EXPORTS} files of this organisation are being made" in words(answer.content.decode())
+    assert f"{MAX_OPEN_EXPORTS} exports that are not finished" in words(answer.content.decode())
     failed = make_job(org, State.FAILED)
     answer = client.post(path(org, f"{failed.pk}/rerun"), follow=True)
-    assert f"{MAX_OPEN_EXPORTS} files of this organisation are being made" in words(answer.content.decode())
+    assert f"{MAX_OPEN_EXPORTS} exports that are not finished" in words(answer.content.decode())
     assert ExportJob.objects.count() == len(open_ones) + 1
 
 

@@ -1,5 +1,6 @@
 """Export jobs, from the wish to the file: made once, by one worker, and checked before anybody sees it."""
 
+import errno
 import hashlib
 import json
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import LazySettings
 from django.db import connection
 from django.utils import timezone
 
@@ -320,6 +322,93 @@ def test_a_file_that_can_not_be_had_is_refused_when_it_is_asked_for(org: Org) ->
     with pytest.raises(Unanswerable, match="this organisation's list"):
         asked(org, bucket="somebody-elses")
     assert not ExportJob.objects.exists()
+
+
+def test_a_word_that_was_said_often_is_one_attempt(org: Org, settings: LazySettings) -> None:
+    settings.S3_BUCKET, settings.S3_ENDPOINT = "away", "http://127.0.0.1:1"
+    settings.S3_ACCESS_KEY = settings.S3_SECRET_KEY = "x"
+    job = asked(org)
+    for _ in range(3):
+        making.attempt(str(job.pk))
+    job.refresh_from_db()
+    assert (job.status, job.attempts) == (State.PENDING, 1)
+
+
+def test_who_was_called_off_and_then_failed_is_not_tried_again(org: Org) -> None:
+    claimed = claims.claim(str(asked(org).pk))
+    assert claimed is not None
+    jobs.cancel(claimed, BY)
+    assert claims.note_failure(claimed, "The storage did not answer.", is_passing=True) is State.FAILED
+    job = ExportJob.objects.get()
+    assert (job.error, job.failures) == ("Cancelled by fin@example.com.", 0)
+
+
+def test_calling_off_does_not_wait_for_who_is_finishing(org: Org) -> None:
+    job = claims.claim(str(asked(org).pk))
+    assert job is not None
+    began, ends = threading.Event(), threading.Event()
+
+    def finish() -> None:
+        try:
+            with claims.finishing(job):
+                began.set()
+                ends.wait(30)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        finishing = threads.submit(finish)
+        began.wait(10)
+        assert claims.recover() == 0, "it is at work"
+        assert not jobs.cancel(job, BY)
+        ends.set()
+        finishing.result(10)
+    assert ExportJob.objects.get().status == State.SUCCEEDED
+
+
+def test_both_roads_are_roads_however_many_points_there_are(org: Org, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest([make_event(org, occurred_at=NOON - n * HOUR, model_id=uuid4()) for n in (0, 1, 13, 14) for _ in range(8)])
+    roll_up()
+    monkeypatch.setattr("usage.series.MAX_SERIES_POINTS", 20)
+    HourlyUsage.objects.filter(org_id=org.pk).update(cost_cents=Decimal("99.0000"))
+    for grain in Grain:
+        assert "does not agree with the rollups" in made(org, grain=grain).error
+
+
+def test_a_file_that_its_limit_cut_says_so(org: Org, folder: Path) -> None:
+    cut = made(org, dataset=Kind.INCIDENT_EVENTS, row_limit=2)
+    whole = made(org, dataset=Kind.INCIDENT_EVENTS, row_limit=3)
+    assert [job.is_truncated for job in (cut, whole)] == [True, False]
+    manifests = [json.loads((folder / job.manifest_key).read_bytes()) for job in (cut, whole)]
+    assert [manifest["isTruncated"] for manifest in manifests] == [True, False]
+    assert all(manifest["reconciledWith"].startswith("hours") for manifest in manifests)
+
+
+# ── Where it goes ────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_bucket_that_was_taken_off_the_list_gets_nothing(org: Org, folder: Path) -> None:
+    listed = ExportBucket.objects.create(org=org, bucket="of-acme")
+    job = asked(org, bucket="of-acme")
+    listed.delete()
+    making.attempt(str(job.pk))
+    job.refresh_from_db()
+    assert (job.status, job.error) == (State.FAILED, "The bucket “of-acme” is no longer on this organisation's list.")
+
+
+@pytest.mark.parametrize(("before", "now"), [("", "new"), ("old", "new"), ("old", "")])
+def test_a_file_is_made_again_where_files_go_now(org: Org, settings: LazySettings, before: str, now: str) -> None:
+    settings.S3_BUCKET = before
+    job = asked(org)
+    jobs.cancel(job, BY)
+    settings.S3_BUCKET = now
+    assert jobs.again(ExportJob.objects.get(), BY).bucket == now
+
+
+def test_a_folder_that_can_not_be_written_to_is_told_and_a_passing_fault_is_tried_again(org: Org, folder: Path) -> None:
+    assert making._in_words(OSError(errno.EROFS, "Read-only file system")) == (
+        "The file can't be written: Read-only file system.",
+        False,
+    )
+    assert making._in_words(OSError(errno.ESTALE, "Stale file handle"))[1]
 
 
 # ── Afterwards ───────────────────────────────────────────────────────────────────────────────────────────────────

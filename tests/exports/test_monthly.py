@@ -9,11 +9,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import time_machine
+from django.conf import LazySettings
 
 from exports import jobs, making, monthly, upkeep
 from exports.models import ExportJob, State
 from ingestion import storage
 from orgs.models import Org
+from usage.models import ZoneInForce
 from usage.rollups import roll_up
 from usage.windows import DAY, UTC_ZONE, midnight
 
@@ -147,6 +149,54 @@ def test_staff_may_run_one_that_failed_again_as_what_it_was(org: Org) -> None:
     assert (copy.month, copy.key.endswith(f"/{copy.pk}.csv")) == (None, True)
 
 
+def test_one_that_failed_all_the_month_long_is_made_once_it_can_be(org: Org, clock: time_machine.Traveller) -> None:
+    monthly.ask_for_months()
+    jobs.cancel(ExportJob.objects.get(), "user:staff@example.com")
+    clock.move_to(datetime(2026, 12, 1, 7, tzinfo=UTC))
+    assert monthly.ask_for_months() == 2
+    make_all()
+    assert [name for name, _, status, _ in told() if status == "succeeded"] == ["202610.csv", "202611.csv"]
+
+
+def test_months_in_which_nothing_ran_are_made_up_for(org: Org, clock: time_machine.Traveller) -> None:
+    monthly.ask_for_months()
+    make_all()
+    clock.move_to(datetime(2027, 2, 2, tzinfo=UTC))
+    assert monthly.ask_for_months() == 3
+    make_all()
+    assert [name for name, *_ in told()] == ["202610.csv", "202611.csv", "202612.csv", "202701.csv"]
+
+
+def test_a_month_that_is_no_longer_kept_holds_up_no_other(
+    org: Org, clock: time_machine.Traveller, settings: LazySettings
+) -> None:
+    settings.EXPORT_RETENTION_DAYS = 3 * 365
+    settings.DAILY_RETENTION_MONTHS = 3
+    monthly.ask_for_months()
+    make_all()
+    clock.move_to(datetime(2027, 3, 2, 6, tzinfo=UTC))
+    monthly.ask_for_months()
+    assert ExportJob.objects.filter(month=date(2027, 2, 1)).exists()
+
+
+def test_one_that_failed_and_was_made_since_is_not_made_as_that_again(org: Org, clock: time_machine.Traveller) -> None:
+    monthly.ask_for_months()
+    failed = ExportJob.objects.get()
+    jobs.cancel(failed, "user:staff@example.com")
+    failed.refresh_from_db()
+    clock.move_to(FIRST + timedelta(hours=26))
+    monthly.ask_for_months()
+    assert jobs.again(failed, "user:staff@example.com") == ExportJob.objects.get(status=State.PENDING)
+
+
+def test_an_org_that_changes_its_zone_keeps_the_months_that_are_closed(org: Org, clock: time_machine.Traveller) -> None:
+    monthly.ask_for_months()
+    make_all()
+    ZoneInForce.objects.filter(org=org).update(time_zone="UTC")
+    clock.move_to(FIRST + timedelta(hours=30))
+    assert monthly.ask_for_months() == 0
+
+
 def test_an_org_that_was_not_there_yet_or_never_called_has_none(folder: Path, clock: time_machine.Traveller) -> None:
     silent, new = make_org("Silent"), make_org("New", time_zone="UTC")
     Org.objects.filter(pk=silent.pk).update(created_at=FIRST - 90 * DAY)
@@ -190,8 +240,6 @@ def test_one_orgs_failure_holds_up_nobody_else(
     counted(other, FIRST - 2 * DAY)
     Org.objects.filter(pk=org.pk).update(time_zone="UTC")
     # A zone in force that no database knows: what a figure of this org can't be had with.
-    from usage.models import ZoneInForce
-
     ZoneInForce.objects.filter(org=org).update(time_zone="Mars/Olympus")
     assert monthly.ask_for_months() == 1
     assert ExportJob.objects.get().org == other
