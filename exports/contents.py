@@ -33,10 +33,9 @@ def dataset_of(job: ExportJob) -> Dataset:
         return usage.dataset(
             usage.Request(job.org.pk, window, usage.Grain(job.granularity), zone or UTC_ZONE, model_ids)
         )
-    usage.check_length(window, UTC_ZONE)
     if model_ids is not None and len(model_ids) != 1:
         raise Unanswerable("models", "must name one model, or be left out: the calls themselves are of one, or of all")
-    return incident_events.dataset(
+    found = incident_events.dataset(
         incident_events.Incident(
             org_id=job.org.pk,
             window=window,
@@ -45,3 +44,5 @@ def dataset_of(job: ExportJob) -> Dataset:
             status=next((status for status in Status if status.label == job.call_status), None),
         )
     )
+    usage.check_length(window, UTC_ZONE)
+    return found

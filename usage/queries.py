@@ -14,7 +14,7 @@ from orgs.models import Org
 
 from .models import REST
 from .series import PART_NAMES, Group, Key, Question, Unanswerable, zone_of
-from .windows import FIRST_YEAR, LAST_YEAR, UTC_ZONE, Granularity, Window, utc
+from .windows import LAST_YEAR, UTC_ZONE, Granularity, Window, utc
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -35,8 +35,8 @@ def moment(text: str) -> datetime:
         moment = utc(moment)
     except OverflowError as error:
         raise Wrong("lies outside of the years 1 to 9999 in UTC") from error
-    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        raise Wrong("lies too far ahead" if moment.year > LAST_YEAR else "lies too far back")
+    if moment.year > LAST_YEAR:
+        raise Wrong("lies too far ahead")
     return moment
 
 

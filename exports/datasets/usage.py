@@ -74,10 +74,10 @@ class Request:
 
 def dataset(request: Request) -> Dataset:
     """Raises `Unanswerable` for a range that is too long or no longer kept, and for no model at all."""
+    check_horizons(request.question)
     check_length(request.window, request.zone)
     if request.model_ids is not None and not request.model_ids:
         raise Unanswerable("models", "names no model: leave it out to have them all")
-    check_horizons(request.question)
     return Dataset("usage", COLUMNS, _rows(request), control=lambda rows: _control(request))
 
 

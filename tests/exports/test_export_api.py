@@ -167,7 +167,7 @@ def test_another_orgs_job_is_not_there_under_any_address(call: Call, org: Org) -
         (
             {"timeRange": {**RANGE, "start": "0001-01-01T00:00:00Z"}, "timeZone": "org"},
             "timeRange.start",
-            "too far back",
+            "the earliest is",
         ),
         ({"granularity": "weekly"}, "granularity", "not a valid choice"),
         ({"granularty": "daily"}, "granularty", "not known"),
