@@ -26,6 +26,36 @@ def public_url_is_https(app_configs: Sequence[AppConfig] | None, **kwargs: Any) 
 
 
 @register(Tags.security, deploy=True)
+def keys_come_over_https(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Warning(
+            f"{name} is {getattr(settings, name)}: whoever is on the way can put in keys of their own, and be anybody.",
+            hint=f"Set {name} to an https:// address.",
+            obj=name,
+            id="analytics.W010",
+        )
+        for name in ("OIDC_ISSUER", "OIDC_JWKS_URL")
+        if getattr(settings, name).startswith("http://") and not (name == "OIDC_ISSUER" and settings.OIDC_JWKS_URL)
+    ]
+
+
+@register(Tags.security)
+def identity_provider_is_whole(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.OIDC_ISSUER:
+        return []
+    return [
+        Error(
+            f"{name} is set and OIDC_ISSUER is not: no bearer token is taken.",
+            hint=f"Set OIDC_ISSUER, or unset {name}.",
+            obj=name,
+            id="analytics.E010",
+        )
+        for name in ("OIDC_AUDIENCE", "OIDC_JWKS_URL", "OIDC_STAFF_ROLE")
+        if getattr(settings, name)
+    ]
+
+
+@register(Tags.security, deploy=True)
 def secret_key_is_set(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     if ENVIRONMENT.variables.get("SECRET_KEY"):
         return []

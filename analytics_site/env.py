@@ -6,7 +6,7 @@ and `stop_if_wrong` into one line on standard error, so that a process with wron
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=7 * 86_400)]
+ClockSkew = Annotated[int, msgspec.Meta(ge=0, le=300)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
@@ -54,6 +55,16 @@ class Environment:
             self.problems.append(Problem(name, "is malformed", expected))
             return default
         return converted
+
+    def pairs(self, name: str, allowed: Sequence[str], expected: str) -> dict[str, str]:
+        """The variable as `theirs=ours,…`, where each of ours is `allowed`; not set (or wrong, which is noted), ours alone."""
+        text = self.variables.get(name, "").strip()
+        split = [part.rpartition("=") for part in text.split(",")] if text else [(ours, "=", ours) for ours in allowed]
+        found = {theirs.strip(): ours.strip() for theirs, _, ours in split}
+        if "" not in found and set(found.values()) <= set(allowed):
+            return found
+        self.problems.append(Problem(name, "is malformed", expected))
+        return {ours: ours for ours in allowed}
 
     def url(self, name: str, expected: str, valid: Callable[[str], bool], default: str | None = None) -> str:
         """The variable as it stands, where `valid` says so; without a default the variable is required."""

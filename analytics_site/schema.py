@@ -32,7 +32,10 @@ ERRORS = {
     "400": "The request is not valid; `errors` names each offending field.",
     "401": "No credentials, or credentials that are not known.",
     "403": "The credentials do not allow this: no scope, another org, or no such org.",
-    "503": "The database does not answer; nothing was stored. `Retry-After` says when to repeat.",
+    "503": (
+        "The database does not answer, or the keys that a bearer token is checked with are not at hand; nothing was stored."
+        " `Retry-After` says when to repeat."
+    ),
 }
 
 
@@ -57,6 +60,14 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         return {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+
+
+class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "orgs.authentication.TokenAuthentication"
+    name = "Bearer"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 
 # The page's own styles are inline; scripts are files of this host.

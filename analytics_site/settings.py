@@ -13,7 +13,17 @@ import structlog
 from csp.constants import NONE, SELF
 from psycopg.conninfo import conninfo_to_dict
 
-from .env import ENVIRONMENT, Lifetime, NotNegativeInt, Port, PositiveInt, PositiveSeconds, has_scheme, is_postgres_url
+from .env import (
+    ENVIRONMENT,
+    ClockSkew,
+    Lifetime,
+    NotNegativeInt,
+    Port,
+    PositiveInt,
+    PositiveSeconds,
+    has_scheme,
+    is_postgres_url,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -142,6 +152,27 @@ EXPORT_SIGNED_URL_TTL = ENVIRONMENT.read(
     "EXPORT_SIGNED_URL_TTL", Lifetime, 24 * 3600, "seconds, 1 to 604800 (a week, the longest that S3 signs)"
 )
 EXPORT_RETENTION_DAYS = ENVIRONMENT.read("EXPORT_RETENTION_DAYS", PositiveInt, 90, "days, 1 or more")
+# The platform's identity provider, whose bearer tokens the API takes. Without an issuer it takes none.
+OIDC_ISSUER = ENVIRONMENT.url(
+    "OIDC_ISSUER", "the issuer that tokens name, such as https://id.example.com", has_scheme("http", "https"), ""
+)
+OIDC_AUDIENCE = ENVIRONMENT.url(
+    "OIDC_AUDIENCE", "the name of this API in tokens, where OIDC_ISSUER is set", bool, None if OIDC_ISSUER else ""
+)
+OIDC_JWKS_URL = ENVIRONMENT.url(
+    "OIDC_JWKS_URL", "an http(s) address; without it discovery finds the keys", has_scheme("http", "https"), ""
+)  # fmt: skip
+OIDC_CLOCK_SKEW = ENVIRONMENT.read("OIDC_CLOCK_SKEW", ClockSkew, 30, "seconds, 0 to 300")
+OIDC_SUBJECT_CLAIM = ENVIRONMENT.variables.get("OIDC_SUBJECT_CLAIM") or "sub"
+OIDC_ORGS_CLAIM = ENVIRONMENT.variables.get("OIDC_ORGS_CLAIM") or "orgs"
+OIDC_ROLES_CLAIM = ENVIRONMENT.variables.get("OIDC_ROLES_CLAIM") or "roles"
+OIDC_ROLE_NAMES = ENVIRONMENT.pairs(
+    "OIDC_ROLE_NAMES",
+    ("org_admin", "engineer", "finance", "viewer"),
+    "theirs=ours,… where ours is org_admin, engineer, finance or viewer",
+)
+# No default: "staff" is what many providers call somebody else, and ours may look at every org.
+OIDC_STAFF_ROLE = ENVIRONMENT.variables.get("OIDC_STAFF_ROLE") or ""
 RELIABILITY_GAUGES = ENVIRONMENT.read(
     "RELIABILITY_GAUGES", NotNegativeInt, 50, "how many orgs, and how many models of theirs, have gauges; 0 for none"
 )
@@ -288,7 +319,9 @@ CONTENT_SECURITY_POLICY = {
 # ── REST ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
+        # In this order; the first that is sent counts.
         "orgs.authentication.ApiKeyAuthentication",
+        "orgs.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["orgs.access.HasScope"],

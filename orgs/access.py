@@ -4,7 +4,7 @@ The API, the pages and the schema all come through here. An org is always an exp
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.http import HttpRequest
@@ -14,6 +14,7 @@ from rest_framework.request import Request
 
 from . import audit
 from .models import ApiKey, Membership, Org, Role, Scope, User
+from .tokens import Token
 
 ALL_SCOPES: frozenset[str] = frozenset(Scope.values)
 _READ = frozenset({Scope.USAGE_READ, Scope.RELIABILITY_READ})
@@ -37,13 +38,20 @@ def granted(key: ApiKey) -> frozenset[str]:
     return ALL_SCOPES if Scope.ADMIN in key.scopes else frozenset(key.scopes)
 
 
+def scopes_of(roles: Iterable[str]) -> frozenset[str]:
+    """All that several roles allow."""
+    return frozenset[str]().union(*(ROLE_SCOPES[role] for role in roles))
+
+
 def scopes_in(request: HttpRequest | Request, org_id: uuid.UUID) -> tuple[frozenset[str], bool]:
     """The caller's scopes in an org, and whether the caller stands outside it (platform staff, platform keys)."""
-    key = getattr(request, "auth", None)
-    if isinstance(key, ApiKey):
-        if key.org_id is not None and key.org_id != org_id:
+    credential = getattr(request, "auth", None)
+    if isinstance(credential, ApiKey):
+        if credential.org_id is not None and credential.org_id != org_id:
             return frozenset(), False
-        return granted(key), key.org_id is None
+        return granted(credential), credential.org_id is None
+    if isinstance(credential, Token):
+        return _of_token(credential, org_id)
     user = request.user
     if not isinstance(user, User):
         return frozenset(), False
@@ -51,6 +59,13 @@ def scopes_in(request: HttpRequest | Request, org_id: uuid.UUID) -> tuple[frozen
     if membership is not None:
         return ROLE_SCOPES[membership.role], False
     return (STAFF_SCOPES, True) if user.is_staff else (frozenset(), False)
+
+
+def _of_token(token: Token, org_id: uuid.UUID) -> tuple[frozenset[str], bool]:
+    """As for people: who has a role in the org looks from inside, staff or not."""
+    if org_id in token.roles:
+        return scopes_of(token.roles[org_id]), False
+    return (STAFF_SCOPES, True) if token.is_staff else (frozenset(), False)
 
 
 def authorise(
@@ -74,13 +89,17 @@ def authorise(
 
 
 def is_authenticated(request: HttpRequest | Request) -> bool:
-    return isinstance(getattr(request, "auth", None), ApiKey) or bool(request.user and request.user.is_authenticated)
+    has_credential = isinstance(getattr(request, "auth", None), ApiKey | Token)
+    return has_credential or bool(request.user and request.user.is_authenticated)
 
 
 def has_scope_anywhere(request: Request, scope: str) -> bool:
     """Whether the caller holds a scope in any org at all: for doors that no org is named at."""
     if isinstance(request.auth, ApiKey):
         return scope in granted(request.auth)
+    if isinstance(request.auth, Token):
+        is_staffs = request.auth.is_staff and scope in STAFF_SCOPES
+        return is_staffs or any(scope in scopes_of(roles) for roles in request.auth.roles.values())
     if not isinstance(request.user, User):
         return False
     roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]

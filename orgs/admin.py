@@ -371,5 +371,5 @@ class AuditRecordAdmin(ReadOnly, BigTableAdmin):
         if org_id is not None and rows.filter(org_id=org_id).exists():  # by audit_by_org
             return rows.filter(org_id=org_id)
         return newest(rows).filter(
-            Q(actor=term) | Q(actor=f"user:{term}") | Q(actor=f"key:{term}") | Q(request_id=term)
+            Q(actor__in=(term, f"user:{term}", f"key:{term}", f"token:{term}")) | Q(request_id=term)
         )

@@ -7,14 +7,17 @@ from django.http import HttpRequest
 from rest_framework.request import Request
 
 from .models import ApiKey, AuditRecord
+from .tokens import Token
 
 DOWNLOADED_EXPORT = "downloaded export"
 
 
 def actor_of(request: HttpRequest | Request) -> str:
-    key = getattr(request, "auth", None)
-    if isinstance(key, ApiKey):
-        return f"key:{key.prefix}"
+    credential = getattr(request, "auth", None)
+    if isinstance(credential, ApiKey):
+        return f"key:{credential.prefix}"
+    if isinstance(credential, Token):
+        return f"token:{credential.subject}"
     return f"user:{getattr(request.user, 'email', '') or 'anonymous'}"
 
 

@@ -82,6 +82,21 @@ MONTH_CHANGES_AFTER = timedelta(hours=24)  # its last file, at the earliest: lat
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 KEY_USE_RESOLUTION = timedelta(minutes=1)  # how exact "last used" is: at most one write a key and minute
 INVITATION_LIFETIME = timedelta(days=7)
+MAX_TOKEN_LENGTH = (
+    8_000  # characters of a bearer token: what gunicorn takes of one header (8,190 bytes), "Bearer" apart
+)
+MAX_SUBJECT_LENGTH = 190  # characters of a token's subject: with its kind it fits the audit trail
+JWKS_LIFETIME = timedelta(
+    minutes=5
+)  # of the identity provider's keys, then fetched anew: so long a withdrawn one counts
+JWKS_FETCH_INTERVAL = timedelta(
+    seconds=10
+)  # between two fetches of a process: how long a new key may be unknown, and all that strangers can cause
+JWKS_FETCH_TIMEOUT = timedelta(seconds=3)  # of a fetch, discovery included, and of whoever waits for it
+JWKS_GRACE = timedelta(hours=6)  # that the last good set counts while none can be had: longer than most outages last
+MAX_JWKS_BYTES = 256 * 1024  # of a set, or of a discovery document: a set of ten keys has 20 KB with certificates
+MAX_JWKS_KEYS = 100  # of a set; providers publish two to ten
+MIN_RSA_BITS = 2048  # RFC 7518: what RS256 asks of a key
 
 # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_REQUEST_ID_LENGTH = 128  # characters of an X-Request-ID that is taken over

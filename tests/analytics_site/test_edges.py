@@ -215,6 +215,9 @@ def test_every_operation_declares_who_may_not(document: dict[str, Any]) -> None:
         for status in ("400", "401", "403", "503"):
             assert operation["responses"][status]["content"] == problem, (name, status)
         assert {"ApiKey": []} in operation["security"], name
+        assert {"Bearer": []} in operation["security"], name
+    bearer = document["components"]["securitySchemes"]["Bearer"]
+    assert bearer == {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     required = document["components"]["schemas"]["Problem"]["required"]
     assert required == ["type", "title", "status", "detail", "instance", "errors"]
 

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.django_db
 
 POSTGRES = "it should hold postgresql://user:password@host:port/database"
 REDIS = "it should hold redis://host:port/0 or unix:///path"
+ROLE_NAMES = "it should hold theirs=ours,… where ours is org_admin, engineer, finance or viewer"
 WRONG = [
     ("DATABASE_URL", None, f"is not set; {POSTGRES}"),
     ("DATABASE_URL", "", f"is not set; {POSTGRES}"),
@@ -27,6 +28,15 @@ WRONG = [
     ("ROLLUP_INTERVAL", "-1", "is malformed; it should hold seconds, more than 0, at most a day"),
     ("INGESTION_BATCH_SIZE", "0", "is malformed; it should hold a number of events, 1 or more"),
     ("FRESHNESS_CACHE_TTL", "1.5", "is malformed; it should hold whole seconds, 1 or more"),
+    (
+        "OIDC_JWKS_URL",
+        "file:///keys",
+        "is malformed; it should hold an http(s) address; without it discovery finds the keys",
+    ),
+    ("OIDC_CLOCK_SKEW", "301", "is malformed; it should hold seconds, 0 to 300"),
+    ("OIDC_ROLE_NAMES", "admins=boss", f"is malformed; {ROLE_NAMES}"),
+    ("OIDC_ROLE_NAMES", "=viewer", f"is malformed; {ROLE_NAMES}"),
+    ("OIDC_ROLE_NAMES", "viewer", f"is malformed; {ROLE_NAMES}"),
     ("LOG_LEVEL", "loud", "is malformed; it should hold DEBUG, INFO, WARNING, ERROR or CRITICAL"),
 ]
 ENTRIES = {
@@ -43,6 +53,29 @@ def test_a_wrong_setting_stops_the_start_with_one_line(entry: str, variable: str
     process = run(*ENTRIES[entry], **{variable: value})
     assert process.returncode == 1
     assert process.stderr == f"{variable} {said}\n"
+
+
+def test_an_issuer_is_an_address() -> None:
+    said = "it should hold the issuer that tokens name, such as https://id.example.com"
+    process = run(*ENTRIES["wsgi"], OIDC_ISSUER="id.example.com", OIDC_AUDIENCE="analytics")
+    assert process.stderr == f"OIDC_ISSUER is malformed; {said}\n"
+
+
+def test_an_issuer_needs_an_audience() -> None:
+    process = run(*ENTRIES["wsgi"], OIDC_ISSUER="https://id.example.com")
+    assert (
+        process.stderr
+        == "OIDC_AUDIENCE is not set; it should hold the name of this API in tokens, where OIDC_ISSUER is set\n"
+    )
+
+
+def test_role_names_are_read_as_pairs() -> None:
+    code = "from django.conf import settings; print(settings.OIDC_ROLE_NAMES)"
+    variables = {
+        "OIDC_ROLE_NAMES": "a=b=viewer, Org Admins = org_admin",
+        "DJANGO_SETTINGS_MODULE": "analytics_site.settings",
+    }
+    assert run("-c", code, **variables).stdout == "{'a=b': 'viewer', 'Org Admins': 'org_admin'}\n"
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -82,6 +115,34 @@ def test_check_for_deployment_warns_of_plain_http_and_a_generated_key() -> None:
     assert process.returncode == 1
     assert "(analytics.W001) PUBLIC_URL is http://localhost:8084" in process.stderr
     assert "(analytics.W002) SECRET_KEY is not set" in process.stderr
+
+
+def test_what_is_left_of_an_identity_provider_without_an_issuer_is_told(settings: LazySettings) -> None:
+    assert checks.identity_provider_is_whole(None) == []
+    settings.OIDC_AUDIENCE = settings.OIDC_STAFF_ROLE = "analytics"
+    found = checks.identity_provider_is_whole(None)
+    assert [(one.id, one.obj) for one in found] == [
+        ("analytics.E010", "OIDC_AUDIENCE"),
+        ("analytics.E010", "OIDC_STAFF_ROLE"),
+    ]
+    settings.OIDC_ISSUER = "https://id.example.com"
+    assert checks.identity_provider_is_whole(None) == []
+
+
+@pytest.mark.parametrize(
+    ("issuer", "jwks_url", "told"),
+    [
+        ("https://id.example.com", "", []),
+        ("https://id.example.com", "http://id.example.com/keys", ["OIDC_JWKS_URL"]),
+        ("http://id.example.com", "", ["OIDC_ISSUER"]),
+        ("http://id.example.com", "https://id.example.com/keys", []),  # a name alone
+    ],
+)
+def test_keys_over_plain_http_are_told(settings: LazySettings, issuer: str, jwks_url: str, told: list[str]) -> None:
+    settings.OIDC_ISSUER, settings.OIDC_JWKS_URL = issuer, jwks_url
+    assert [(one.id, one.obj) for one in checks.keys_come_over_https(None)] == [
+        ("analytics.W010", name) for name in told
+    ]
 
 
 @pytest.mark.parametrize(

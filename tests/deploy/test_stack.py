@@ -61,7 +61,7 @@ def test_every_image_has_an_exact_version() -> None:
 def test_every_variable_is_one_that_the_settings_read() -> None:
     readers = ("analytics_site/settings.py", "analytics_site/env.py", "deploy/gunicorn.conf.py")
     code = "".join((stack.ROOT / reader).read_text() for reader in readers)
-    read = re.findall(r"""\b(?:read|url|get)\(\s*["']([A-Z][A-Z0-9_]*)["']""", code)
+    read = re.findall(r"""\b(?:read|url|pairs|get)\(\s*["']([A-Z][A-Z0-9_]*)["']""", code)
     assert EVERY_VARIABLE.keys() <= set(read)
 
 

@@ -1,5 +1,6 @@
 """Who may do what in which org: every route of the API × credential × org, in one table."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from orgs.models import ApiKey, AuditRecord, Org, Role, Scope, User
 from usage.windows import Window
 
 from ..factories import as_json, at, make_event, make_key, make_org, make_user
+from .identity_provider import STAFF_ROLE, IdentityProvider, rsa_key
 
 pytestmark = pytest.mark.django_db
 
@@ -116,6 +118,16 @@ TABLE = {
     "a viewer": ("ok 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
     "a stranger": ("403 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
     "staff": ("ok ok 403", "403 403 403", "403", "ok ok 403", "403 403 403", "ok"),
+    "an org admin's token": ("ok 403 403", "ok 403 403", "ok", "ok 403 403", "ok 403 403", "ok"),
+    "an engineer's token": ("ok 403 403", "403 403 403", "403", "ok 403 403", "ok 403 403", "ok"),
+    "a finance member's token": ("ok 403 403", "403 403 403", "403", "ok 403 403", "ok 403 403", "ok"),
+    "a viewer's token": ("ok 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
+    "a token of another org": ("403 403 403", "403 403 403", "ok", "403 403 403", "403 403 403", "ok"),
+    "a token of no org": ("403 403 403", "403 403 403", "403", "403 403 403", "403 403 403", "403"),
+    "staff's token": ("ok ok 403", "403 403 403", "403", "ok ok 403", "403 403 403", "ok"),
+    "an expired token": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "a token for another audience": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
+    "a token of another provider": ("401 401 401", "401 401 401", "401", "401 401 401", "401 401 401", "401"),
 }
 PLACES = ("own", "foreign", "missing")
 ROLES = {
@@ -143,15 +155,18 @@ class World:
 
     own: Org
     foreign: Org
+    provider: IdentityProvider
 
     def org_id(self, place: str) -> uuid.UUID:
         return {"own": self.own.pk, "foreign": self.foreign.pk}.get(place) or uuid.uuid4()
 
     def credential(self, name: str, scope: Scope) -> tuple[APIClient, dict[str, str]]:
-        """A client that has signed in, or the header of a key."""
+        """A client that has signed in, or the header of a key or a token."""
         client = APIClient(raise_request_exception=False)
         if user := self._user(name):
             client.force_login(user)
+        if bearer := self._bearer(name):
+            return client, {"Authorization": f"Bearer {bearer}"}
         token = self._token(name, scope)
         return client, {} if token is None else {"X-API-Key": token}
 
@@ -176,6 +191,21 @@ class World:
         }
         return make[name]() if name in make else None
 
+    def _bearer(self, name: str) -> str | None:
+        own, sign = self.own.pk, self.provider.token
+        roles = {f"{who}'s token": role for who, role in ROLES.items()}
+        if name in roles:
+            return sign(own, role=roles[name])
+        make: dict[str, Callable[[], str]] = {
+            "a token of another org": lambda: sign(make_org("Initech").pk, role=Role.ORG_ADMIN),
+            "a token of no org": lambda: sign(role=Role.ORG_ADMIN),
+            "staff's token": lambda: sign(role=STAFF_ROLE),
+            "an expired token": lambda: sign(own, role=Role.ORG_ADMIN, exp=int(time.time()) - 3600),
+            "a token for another audience": lambda: sign(own, role=Role.ORG_ADMIN, aud="billing"),
+            "a token of another provider": lambda: sign(own, role=Role.ORG_ADMIN, key=rsa_key("stranger")),
+        }
+        return make[name]() if name in make else None
+
     def _unusable(self, **fields: Any) -> str:
         key, token = ApiKey.issue(org=self.own, name="test", scopes=[Scope.ADMIN])
         ApiKey.objects.filter(pk=key.pk).update(**fields)
@@ -183,10 +213,10 @@ class World:
 
 
 @pytest.fixture
-def world(settings: LazySettings, tmp_path: Path) -> World:
+def world(settings: LazySettings, tmp_path: Path, steady_provider: IdentityProvider) -> World:
     """Each org has an export that is ready."""
     settings.EXPORT_FOLDER = str(tmp_path)
-    found = World(make_org(), make_org("Globex"))
+    found = World(make_org(), make_org("Globex"), steady_provider)
     for org in (found.own, found.foreign):
         job = Wanted(org=org, window=Window(at(0), at(1))).job("somebody")
         job.status, job.expires_at = State.SUCCEEDED, timezone.now() + timedelta(days=1)
@@ -204,7 +234,8 @@ def test_each_credential_gets_what_the_table_says(
     if status >= 400:
         assert answer["Content-Type"] == "application/problem+json"
     if status == 401:
-        assert answer["WWW-Authenticate"] == 'ApiKey realm="analytics"'
+        challenge = 'Bearer error="invalid_token"' if "token" in credential else 'ApiKey realm="analytics"'
+        assert answer["WWW-Authenticate"] == challenge
     if status == 403:
         assert not AuditRecord.objects.exists()
 
@@ -241,7 +272,8 @@ def test_the_three_refusals_cannot_be_told_apart(world: World, route: Route) -> 
     no_scope = refusal("a key with every other scope", "own")
     another_org = refusal("a key with the scope", "foreign")
     no_such_org = refusal("a key with the scope", "missing")
-    assert no_scope == another_org == no_such_org
+    by_token = [refusal("an org admin's token", place) for place in ("foreign", "missing")]
+    assert [no_scope, another_org, *by_token] == [no_such_org] * 4
     assert no_scope[0] == {
         "type": "urn:analytics:problem:forbidden",
         "title": "Forbidden",
@@ -260,17 +292,18 @@ def test_a_read_from_outside_leaves_an_audit_record(world: World, route: Route) 
     answers = [
         route.call(client, world.foreign.pk),
         route.call(APIClient(), world.foreign.pk, **{"X-API-Key": token}),
+        route.call(APIClient(), world.foreign.pk, Authorization=f"Bearer {world.provider.token(role=STAFF_ROLE)}"),
     ]
     found = AuditRecord.objects.order_by("pk").values_list("actor", "action", "org", "target", "request_id")
     path = route.address(world.foreign.pk)
     assert list(found) == [
         (actor, f"read from outside: {route.scope}", world.foreign.pk, path, answer["X-Request-ID"])
-        for actor, answer in zip(("user:staff@example.com", f"key:{key.prefix}"), answers, strict=True)
+        for actor, answer in zip(("user:staff@example.com", f"key:{key.prefix}", "token:ada"), answers, strict=True)
     ]
 
 
 @pytest.mark.parametrize("route", READS, ids=str)
-@pytest.mark.parametrize("credential", [*ROLES, "a key with the scope", "a key with admin"])
+@pytest.mark.parametrize("credential", [*ROLES, "a key with the scope", "a key with admin", "a viewer's token"])
 def test_a_read_from_inside_leaves_none(world: World, route: Route, credential: str) -> None:
     client, headers = world.credential(credential, route.scope)
     assert route.call(client, world.own.pk, **headers).status_code == 200
