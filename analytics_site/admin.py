@@ -16,6 +16,7 @@ from ingestion import dedupe
 from ingestion.models import Batch, Ledger, QuarantinedMessage
 from orgs.admin_base import ModelAdmin, actor, capped_count, spell
 from orgs.models import Org, ServedModel
+from orgs.sign_in import ThrottledAdminForm, conclude
 from usage.freshness import Status
 
 LEDGER_GRACE = timedelta(hours=3)  # the rotation is tried every hour
@@ -112,11 +113,15 @@ class AnalyticsAdminSite(admin.AdminSite):
     site_header = "Analytics service"
     site_title = "Analytics service"
     index_title = "Administration"
+    login_form = ThrottledAdminForm
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         if admin_class is not None and admin_class.__module__ == "django_celery_beat.admin":
             admin_class = type(admin_class.__name__, (_LogsActions, admin_class), {"__module__": __name__})
         super().register(model_or_iterable, admin_class, **options)
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        return conclude(request, super().login(request, extra_context))
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         return super().index(request, {"doing": list(doing(timezone.now())), **(extra_context or {})})

@@ -10,6 +10,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
+from psycopg.errors import QueryCanceled
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as rest_exception_handler
@@ -24,6 +25,10 @@ API_ROOT = "/analytics/"
 _FOR_PEOPLE = {
     403: ("No access", "Your account does not allow this. Ask an admin of the organisation for access."),
     404: ("Page not found", "There is nothing at this address. The link may be old, or mistyped."),
+    429: (
+        "Too many requests",
+        "Nothing was done. More pages were asked for than one person reads. Wait a few seconds, then try again.",
+    ),
     503: (
         "The database does not answer",
         (
@@ -32,6 +37,10 @@ _FOR_PEOPLE = {
         ),
     ),
 }
+_TOO_LONG = (
+    "This took the database too long",
+    "The question was given up, so that it holds up nobody else. Ask for a shorter range, or try again later.",
+)
 _OTHERWISE = ("Something went wrong", "The page could not be made. Your data is as it was.")
 
 
@@ -50,13 +59,13 @@ def problem(
     }
 
 
-def respond(request: HttpRequest, status: int, detail: str) -> HttpResponse:
+def respond(request: HttpRequest, status: int, detail: str, for_people: tuple[str, str] | None = None) -> HttpResponse:
     """An error outside the API's views: problem+json below /analytics/, a page elsewhere."""
     if request.path.startswith(API_ROOT):
         body = ProblemRenderer().render(problem(request, status, detail))
         response = HttpResponse(body, status=status, content_type=MEDIA_TYPE)
     else:
-        title, advice = _FOR_PEOPLE.get(status, _OTHERWISE)
+        title, advice = for_people or _FOR_PEOPLE.get(status, _OTHERWISE)
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
         context = {"status": status, "title": title, "advice": advice, "request_id": request_id}
         response = HttpResponse(render_to_string("error.html", context), status=status)
@@ -120,6 +129,12 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """What no view handled. Django calls this while it handles the error, and has logged it."""
-    if isinstance(sys.exc_info()[1], (OperationalError, InterfaceError)):
+    error = sys.exc_info()[1]
+    if isinstance(error, OperationalError) and isinstance(error.__cause__, QueryCanceled):
+        detail = (
+            "This took the database too long, and was given up. Nothing was stored; ask for less, or repeat it later."
+        )
+        return respond(request, 503, detail, _TOO_LONG)
+    if isinstance(error, (OperationalError, InterfaceError)):
         return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
     return respond(request, 500, "The service failed. The request id tells its operators where to look.")

@@ -32,6 +32,7 @@ ERRORS = {
     "400": "The request is not valid; `errors` names each offending field.",
     "401": "No credentials, or credentials that are not known.",
     "403": "The credentials do not allow this: no scope, another org, or no such org.",
+    "429": "Too many requests; nothing was done. `Retry-After` says when to repeat.",
     "503": (
         "The database does not answer, or the keys that a bearer token is checked with are not at hand; nothing was stored."
         " `Retry-After` says when to repeat."
@@ -39,9 +40,22 @@ ERRORS = {
 }
 
 
+# The names of the last draft that had a header for each: those that clients know.
+_RATE_LIMIT = {
+    "RateLimit-Limit": "Requests that this caller may make at once (draft-ietf-httpapi-ratelimit-headers-06).",
+    "RateLimit-Remaining": "Of these, how many are left now.",
+    "RateLimit-Reset": "Seconds until all of them are there again.",
+}
+HEADERS = {name: {"description": text, "schema": {"type": "integer"}} for name, text in _RATE_LIMIT.items()}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
+
+
 def add_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-    """A post-processing hook: gives every operation the errors that any of them can answer, as problem documents."""
+    """A post-processing hook: gives every operation what any of them can answer: errors as problem documents, and how
+    many requests are left."""
     result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM
+    result["components"]["headers"] = HEADERS
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path in result["paths"].values():
         for operation in path.values():
@@ -49,8 +63,11 @@ def add_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
             for status, description in ERRORS.items():
                 responses.setdefault(status, {"description": description})
             for status, response in responses.items():
+                response["headers"] = response.get("headers", {}) | headers
                 if status >= "400":
                     response.setdefault("content", content)
+                if status in ("429", "503"):
+                    response["headers"] |= RETRY_AFTER
     return result
 
 

@@ -176,6 +176,18 @@ OIDC_STAFF_ROLE = ENVIRONMENT.variables.get("OIDC_STAFF_ROLE") or ""
 RELIABILITY_GAUGES = ENVIRONMENT.read(
     "RELIABILITY_GAUGES", NotNegativeInt, 50, "how many orgs, and how many models of theirs, have gauges; 0 for none"
 )
+# Tokens a minute and at once; 0 a minute is no limit. Of each API key and person, and of each address for all others.
+_A_MINUTE = "requests a minute; 0 for no limit"
+_AT_ONCE = "requests at once, 1 or more"
+RATE_LIMIT_REQUESTS = ENVIRONMENT.read("RATE_LIMIT_REQUESTS", NotNegativeInt, 600, _A_MINUTE)
+RATE_LIMIT_REQUESTS_BURST = ENVIRONMENT.read("RATE_LIMIT_REQUESTS_BURST", PositiveInt, 200, _AT_ONCE)
+RATE_LIMIT_EVENTS = ENVIRONMENT.read("RATE_LIMIT_EVENTS", NotNegativeInt, 6_000, _A_MINUTE)
+RATE_LIMIT_EVENTS_BURST = ENVIRONMENT.read("RATE_LIMIT_EVENTS_BURST", PositiveInt, 1_000, _AT_ONCE)
+RATE_LIMIT_STRANGERS = ENVIRONMENT.read("RATE_LIMIT_STRANGERS", NotNegativeInt, 300, _A_MINUTE)
+RATE_LIMIT_STRANGERS_BURST = ENVIRONMENT.read("RATE_LIMIT_STRANGERS_BURST", PositiveInt, 100, _AT_ONCE)
+SIGN_IN_LIMITS = ENVIRONMENT.read("SIGN_IN_LIMITS", bool, True, "1 or 0")
+TRUSTED_PROXIES = ENVIRONMENT.read("TRUSTED_PROXIES", NotNegativeInt, 0, "a number of proxies; 0 where there is none")
+WEB_STATEMENT_TIMEOUT = ENVIRONMENT.read("WEB_STATEMENT_TIMEOUT", NotNegativeInt, 30, "whole seconds; 0 for none")
 METRICS_PORT = ENVIRONMENT.read("METRICS_PORT", Port, 9108, "a TCP port, 1 to 65535")
 Currency = Literal[
     "USD", "EUR", "GBP", "CHF", "CAD", "AUD", "NZD", "SEK", "NOK", "DKK", "PLN", "CZK", "INR", "BRL", "MXN", "SGD", "HKD", "ZAR"
@@ -244,6 +256,7 @@ MIDDLEWARE = [
     "django_structlog.middlewares.RequestMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.middleware.gzip.GZipMiddleware",
+    "analytics_site.throttle_middleware.ThrottleMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -326,7 +339,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["orgs.access.HasScope"],
     "DEFAULT_RENDERER_CLASSES": ["orgs.rendering.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["orgs.json_parser.BoundedJSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "URL_FORMAT_OVERRIDE": None,  # ?format= is no parameter here
     "EXCEPTION_HANDLER": "analytics_site.problems.exception_handler",

@@ -7,6 +7,8 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
 
 from .env import stop_if_wrong
+from .web_database import bound_statements
 
 stop_if_wrong()
+bound_statements()
 application = get_wsgi_application()

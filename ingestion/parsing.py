@@ -10,11 +10,11 @@ from django.utils import timezone
 from rest_framework.exceptions import APIException, ParseError, UnsupportedMediaType
 from rest_framework.parsers import BaseParser
 
-from orgs.limits import MAX_BODY_BYTES, MAX_DRAINED_BYTES, MAX_EVENTS_PER_REQUEST, MAX_GZIP_MEMBERS
+from orgs.bodies import drain
+from orgs.limits import MAX_BODY_BYTES, MAX_EVENTS_PER_REQUEST, MAX_GZIP_MEMBERS
 
 from .schema import Invalid, NotJSON, TooMany, UsageEvent, read_array, read_event, read_lines
 
-_PIECE = 64 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -32,10 +32,7 @@ def read_body(request: HttpRequest) -> bytes:
     """The body, unpacked. Never holds more than `MAX_BODY_BYTES` of either form, whatever was sent."""
     announced = int(request.META.get("CONTENT_LENGTH") or 0)
     if announced > MAX_BODY_BYTES:
-        # Somebody who is still sending takes an answer before the end for a broken line, and sends it all again.
-        for _ in range(MAX_DRAINED_BYTES // _PIECE):
-            if not request.read(_PIECE):
-                break
+        drain(request)
         raise TooLarge
     body = request.read(MAX_BODY_BYTES + 1)
     if len(body) > MAX_BODY_BYTES:

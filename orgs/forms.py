@@ -4,16 +4,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.password_validation import password_validators_help_texts, validate_password
 from django.utils import timezone
 
 from .models import TIME_ZONES, Membership, Org, Role, Scope, User
+from .sign_in import ThrottledForm
 
 LIFETIMES = {"30": "30 days", "90": "90 days", "365": "1 year", "": "Never"}
 
 
-class SignInForm(AuthenticationForm):
+class SignInForm(ThrottledForm):
     username = forms.EmailField(
         label="Email address", widget=forms.EmailInput(attrs={"autocomplete": "username", "autofocus": True})
     )

@@ -79,6 +79,17 @@ EXPORT_REFUSED_SECONDS = 30  # Retry-After where too many are open: a file takes
 MONTH_CLOSES_AFTER = timedelta(hours=1)  # its end, in the org's zone: most of what comes late has come
 MONTH_CHANGES_AFTER = timedelta(hours=24)  # its last file, at the earliest: late events come in crowds
 
+# ── Asking too often ─────────────────────────────────────────────────────────────────────────────────────────────
+# How often whom is a setting. Here is what follows from how it works.
+THROTTLE_TIMEOUT = timedelta(seconds=0.25)  # to connect, and for an answer: together not longer than the cache has
+THROTTLE_PAUSE = timedelta(seconds=2)  # for which a process does not ask a Redis that did not answer
+CREDENTIAL_REMEMBERED = timedelta(days=1)  # since its last use; then its first request counts for its address again
+# Attempts to sign in: (a minute, at once). An address has fewer than an account: one alone can't use up an account's.
+SIGN_INS_BY_ADDRESS = (2, 10)  # 2,900 guesses a day, at whatever accounts
+SIGN_INS_BY_ACCOUNT = (5, 20)  # 7,200 a day from everywhere together; a new browser finds a token every 12 s
+SIGN_INS_BY_BROWSER = (1, 10)  # one in which that account signed in before
+KNOWN_BROWSER_REMEMBERED = timedelta(days=365)  # since the last time
+
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 KEY_USE_RESOLUTION = timedelta(minutes=1)  # how exact "last used" is: at most one write a key and minute
 INVITATION_LIFETIME = timedelta(days=7)
@@ -99,4 +110,6 @@ MAX_JWKS_KEYS = 100  # of a set; providers publish two to ten
 MIN_RSA_BITS = 2048  # RFC 7518: what RS256 asks of a key
 
 # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+MAX_JSON_BYTES = 64 * 1024  # of a body other than events: 1,000 model ids are 39 KB
+MAX_JSON_DEPTH = 16  # arrays and objects in one another; the deepest request has three
 MAX_REQUEST_ID_LENGTH = 128  # characters of an X-Request-ID that is taken over

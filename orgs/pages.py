@@ -27,6 +27,7 @@ from .access import ROLE_SCOPES, STAFF_SCOPES, authorise
 from .forms import ApiKeyForm, InvitationForm, NewPersonForm, OrgForm, RoleForm, SignInForm
 from .limits import MAX_PAGE_ROWS
 from .models import ApiKey, Invitation, Membership, Org, Role, Scope, User
+from .sign_in import conclude
 
 MAX_SWITCHER = 10  # orgs that the switcher names; beyond, it searches
 MAX_LISTED = 50  # orgs of one list; a search narrows it
@@ -91,6 +92,9 @@ class SignInView(LoginView):
     template_name = "orgs/login.html"
     redirect_authenticated_user = True
 
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        return conclude(request, super().dispatch(request, *args, **kwargs))
+
 
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
@@ -136,13 +140,13 @@ def invitation(request: HttpRequest, token: str) -> HttpResponseBase:
     return render(request, "orgs/invitation.html", context, status=400 if form and form.errors else 200)
 
 
-def _join(request: HttpRequest, invited: Invitation, known: User | None, password: str) -> HttpResponse:
+def _join(request: HttpRequest, invited: Invitation, known: User | None, password: str) -> HttpResponseBase:
     user = members.accept(invited, known, password)
     if user is None:
         return render(request, "orgs/invitation_over.html", status=404)
     login(request, user, "django.contrib.auth.backends.ModelBackend")
     audit.record(request, "accepted invitation", invited.org.pk, f"{user.email} as {invited.role}")
-    return redirect("usage", slug=invited.org.slug)
+    return conclude(request, redirect("usage", slug=invited.org.slug))
 
 
 # ── Settings ─────────────────────────────────────────────────────────────────────────────────────────────────────

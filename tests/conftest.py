@@ -1,6 +1,7 @@
 """What every test stands on: real servers, tables that are clean, an API client."""
 
 import os
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from analytics_site.env import ENVIRONMENT
+from analytics_site.rig import UNLIMITED
 from ingestion import storage
 from ingestion.dedupe import CLAIMS
 from ingestion.models import Ledger
@@ -49,6 +51,13 @@ def raw_tables(request: pytest.FixtureRequest) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"TRUNCATE usage_events, {', '.join(CLAIMS)}")
         Ledger.objects.get_or_create(defaults={"rotated_at": timezone.now(), "previous_since": timezone.now()})
+
+
+@pytest.fixture(autouse=True)
+def without_limits(settings: Any) -> None:
+    """A suite asks more often than anybody may. Tests of limits set those that they are about."""
+    for name, value in UNLIMITED.items():
+        setattr(settings, name, value)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from analytics_site.embedded import Servers
-from analytics_site.rig import free_port, redis_url, wait_for
+from analytics_site.rig import UNLIMITED, free_port, redis_url, wait_for
 
 NOWHERE = "127.0.0.1:1"  # nothing listens there
 DATABASE_AWAY = {"DATABASE_URL": f"postgresql://nobody@{NOWHERE}/none"}
@@ -39,7 +39,8 @@ def environment(**variables: str | None) -> dict[str, str]:
     """What a process needs, with some of it changed, or taken away by None."""
     mine = {name: os.environ[name] for name in KEPT if name in os.environ}
     right = {"DATABASE_URL": database_url(), "REDIS_URL": redis_url(0), "SECRET_KEY": "x" * 50}
-    wanted = mine | right | {"DJANGO_SETTINGS_MODULE": "analytics_site.settings"} | variables
+    unlimited = {name: str(value) for name, value in UNLIMITED.items()}  # processes of several tests share a Redis
+    wanted = mine | right | unlimited | {"DJANGO_SETTINGS_MODULE": "analytics_site.settings"} | variables
     return {name: value for name, value in wanted.items() if value is not None}
 
 

@@ -105,5 +105,6 @@ def snapshot() -> Generator[None, None, None]:
         return
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # A file that is streamed is one COPY for as long as its reader takes: no time-out of a web process cuts it.
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0")
         yield

@@ -212,9 +212,12 @@ def test_every_operation_declares_who_may_not(document: dict[str, Any]) -> None:
     assert operations(document)
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for name, operation in operations(document).items():
-        for status in ("400", "401", "403", "503"):
+        for status in ("400", "401", "403", "429", "503"):
             assert operation["responses"][status]["content"] == problem, (name, status)
         assert {"ApiKey": []} in operation["security"], name
+        for status, response in operation["responses"].items():
+            wanted = {"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+            assert response["headers"].keys() == wanted | ({"Retry-After"} if status in ("429", "503") else set())
         assert {"Bearer": []} in operation["security"], name
     bearer = document["components"]["securitySchemes"]["Bearer"]
     assert bearer == {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}

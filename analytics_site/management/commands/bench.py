@@ -28,8 +28,9 @@ from django.utils import timezone
 
 from analytics_site.measuring import Line, door_client, timed
 from analytics_site.measuring_exports import measure_exports
+from analytics_site.measuring_limits import measure_limits
 from analytics_site.measuring_reliability import measure_reliability
-from analytics_site.rig import scratch_database
+from analytics_site.rig import UNLIMITED, scratch_database
 from ingestion.copying import copy_in
 from ingestion.dedupe import rotate
 from ingestion.models import Door, Ledger, Status, UsageEvent
@@ -68,25 +69,27 @@ class Command(BaseCommand):
         parser.add_argument("--events", type=int, default=1_000_000, help="of the org whose reliability is asked for")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with scratch_database(), override_settings(CACHES=NO_CACHE):
+        with scratch_database(), override_settings(CACHES=NO_CACHE, **UNLIMITED):
             self.stdout.write(conditions() + "\n\n")
             traffic = Traffic()
             ingest_lines, figures = compare_writers(traffic, options["rounds"])
             rollup_lines, rollup_figures = measure_rollup(traffic, figures["ingest_events_per_s"])
             api_lines, api_figures = measure_api(traffic, options["requests"])
+            limit_lines, limit_figures = measure_limits(traffic.busiest)
             busiest = Org.objects.get(pk=traffic.busiest)
             called = Org.objects.create(name="Reliability", slug="reliability")
             reliability_lines, reliability_figures = measure_reliability(called, options["events"], options["requests"])
             export_lines, export_figures = measure_exports(busiest, MODELS, called)
         for line in (
             Line("what", "measured", "compared to", "measured", "ratio", "goal"),
-            *ingest_lines, *rollup_lines, *api_lines, *reliability_lines, *export_lines,
+            *ingest_lines, *rollup_lines, *api_lines, *limit_lines, *reliability_lines, *export_lines,
         ):  # fmt: skip
             self.stdout.write(
                 f"{line.what:<34}{line.figure:>16}   {line.compared_to:<44}{line.compared:>14}{line.ratio:>8}   {line.goal}"
             )
         self.stdout.write(
-            "\n" + json.dumps(figures | rollup_figures | api_figures | reliability_figures | export_figures)
+            "\n"
+            + json.dumps(figures | rollup_figures | api_figures | limit_figures | reliability_figures | export_figures)
         )
 
 

@@ -21,7 +21,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from analytics_site.measuring import door_client, timed
-from analytics_site.rig import scratch_database
+from analytics_site.rig import UNLIMITED, scratch_database
 from ingestion import storage
 from ingestion.maintenance import carry_out
 from ingestion.models import Batch, Door
@@ -109,7 +109,7 @@ class Command(BaseCommand):
             small, large = (int(number) for number in options["events"].split(","))
         except ValueError as error:
             raise CommandError("--events is two numbers: SMALL,LARGE") from error
-        with ExitStack() as stack, override_settings(CACHES=NO_CACHE):
+        with ExitStack() as stack, override_settings(CACHES=NO_CACHE, **UNLIMITED):
             scales = []
             for events, orgs in zip((small, large), ORGS, strict=True):
                 stack.enter_context(scratch_database())

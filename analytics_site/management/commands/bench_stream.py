@@ -26,6 +26,7 @@ from django.test import Client, override_settings
 from django.utils import timezone
 
 from analytics_site.rig import (
+    UNLIMITED,
     Process,
     environment,
     rollup_worker,
@@ -122,7 +123,7 @@ class Command(BaseCommand):
         try:
             wait_for(lambda: StreamReader.objects.filter(pk=stream).exists(), "the consumer does not start")
             publisher.start()
-            with load.watched(), override_settings(RABBITMQ_URL=self.url):
+            with load.watched(), override_settings(RABBITMQ_URL=self.url, **UNLIMITED):
                 probe(self.url, stream, publisher, load)
             publisher.join()
             wait_for(lambda: accepted(stream) >= events, f"{stream} is not read", timeout=120, pause=0.2)
