@@ -98,13 +98,11 @@ def _name_of_caller(request: Any, response: HttpResponse, credential: str) -> st
         if not request.session.accessed:
             return None
         return f"user:{request.user.pk}" if request.user.is_authenticated else _NOBODY
-    auth = getattr(request, "auth", None)  # Django REST framework's
-    if isinstance(auth, ApiKey):
-        return f"key:{auth.pk}"
-    if isinstance(auth, Token):
-        return f"token:{auth.subject}"
-    if auth is not None and request.user.is_authenticated:
-        return f"user:{request.user.pk}"
+    match getattr(request, "auth", None):  # Django REST framework's
+        case ApiKey() as key:
+            return f"key:{key.pk}"
+        case Token() as token:
+            return f"token:{token.subject}"
     return _NOBODY if response.status_code == 401 else None
 
 

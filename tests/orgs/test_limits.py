@@ -24,6 +24,7 @@ from orgs.throttling import Bucket, Caller, Rate, give_back, take
 
 from ..factories import as_json, make_event, make_key, make_org, make_user
 from ..processes import NOWHERE
+from .identity_provider import IdentityProvider
 
 pytestmark = pytest.mark.django_db
 ROOT = "/analytics/v1"
@@ -197,6 +198,20 @@ def test_one_person_has_one_bucket_in_all_their_browsers(org: Org) -> None:
     assert statuses(browsers[0], freshness(org), 5) == [200] * 5
     assert browsers[1].get(freshness(org)).status_code == 429
     assert statuses(person("192.0.2.7", org=org), freshness(org), 6) == [200] * 6
+
+
+def test_a_token_has_the_bucket_of_whoever_holds_it(org: Org, provider: IdentityProvider) -> None:
+    mine = [f"Bearer {provider.token(org.pk, sub='mira', jti=name)}" for name in "ab"]
+    theirs = f"Bearer {provider.token(org.pk, sub='noor')}"
+
+    def asked(token: str, times: int) -> list[int]:
+        client = APIClient(raise_request_exception=False, headers={"Authorization": token}, REMOTE_ADDR="192.0.2.1")
+        return statuses(client, freshness(org), times)
+
+    assert asked(mine[0], 1) + asked(mine[1], 1) == [200, 200]  # known from now on
+    assert asked(mine[0], 5) == [200] * 5
+    assert asked(mine[1], 1) == [429]
+    assert asked(theirs, 6) == [200] * 6
 
 
 def test_a_page_says_it_in_words(org: Org) -> None:
