@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint bench bench-stream bench-scale crashtest scenarios lock clean
+.PHONY: demo run test check lint bench bench-stream bench-scale crashtest attack scenarios lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -47,6 +47,11 @@ bench-scale: .venv/dev
 crashtest: export LOG_LEVEL ?= WARNING
 crashtest: .venv/dev
 	@$(BIN)/python manage.py crashtest $(ARGS)
+
+# Keys and passwords from the environment: ATTACK_KEY_A, ATTACK_KEY_B, ATTACK_LOGIN_A, ATTACK_LOGIN_B.
+attack: export LOG_LEVEL ?= WARNING
+attack: .venv/dev
+	@$(BIN)/python manage.py attack $(if $(URL),"$(URL)") $(if $(ORG_A),--org-a "$(ORG_A)") $(if $(ORG_B),--org-b "$(ORG_B)") $(ARGS)
 
 scenarios: .venv/dev
 	@$(BIN)/python manage.py scenarios $(ARGS)

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.template.loader import render_to_string
 from psycopg.errors import QueryCanceled
 from rest_framework import exceptions
@@ -77,6 +77,8 @@ def respond(request: HttpRequest, status: int, detail: str, for_people: tuple[st
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """Django REST framework's errors as problem documents. What it does not know goes on to `server_error`."""
     request: HttpRequest = context["request"]._request
+    if isinstance(error, UnreadablePostError):  # who sent it is gone: nobody's fault here, and nobody reads the answer
+        error = exceptions.ParseError("The body is cut short.")
     if isinstance(error, RequestDataTooBig):
         error = PayloadTooLarge(str(error))
     response = rest_exception_handler(error, context)

@@ -220,6 +220,7 @@ _HTTPS = PUBLIC_URL.startswith("https://")
 ALLOWED_HOSTS = [urlsplit(PUBLIC_URL).hostname or "localhost", "localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
+CSRF_COOKIE_HTTPONLY = True  # forms carry the token; no script reads the cookie
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _HTTPS else None
 SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
 SECURE_REFERRER_POLICY = "same-origin"
@@ -428,6 +429,8 @@ LOGGING = {
         # Said by the request log already, with the request's id.
         "django.request": {"level": "CRITICAL"},
         "django.server": {"level": "WARNING"},
+        # Wrong hosts and tokens: anybody can cause them. Django's own level would not follow LOG_LEVEL.
+        "django.security": {"level": LOG_LEVEL},
         # A task runs every two seconds; what it did, it says itself.
         "celery.app.trace": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},

@@ -143,7 +143,7 @@ def read(org: Org, filters: Filters) -> Overview:
     parts = _minutes(org, filters, window) if unit < HOUR else _points(org, filters)
     incidents = incidents_of(org, window, filters.model)
     found = Overview(org, filters, window, unit, parts, incidents)
-    return replace(found, names=names_of(_models_named(found)))
+    return replace(found, names=names_of(_models_named(found), filters.model))
 
 
 def _buckets_of(filters: Filters) -> tuple[Window, timedelta]:
@@ -178,8 +178,7 @@ def _points(org: Org, filters: Filters) -> list[Part]:
 
 def _models_named(found: Overview) -> set[uuid.UUID]:
     named = set(found.models) | models_of(found.org) | {one.model_id for one in found.incidents if one.model_id}
-    named |= {uuid.UUID(blame["name"]) for one in found.incidents for blame in one.causes["models"]}
-    return named | ({found.filters.model} if found.filters.model else set())
+    return named | {uuid.UUID(blame["name"]) for one in found.incidents for blame in one.causes["models"]}
 
 
 def read_before(org: Org, filters: Filters) -> Outcomes | None:

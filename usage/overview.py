@@ -95,7 +95,7 @@ def read(org: Org, filters: Filters) -> Overview:
     """Ask, and name the models. Raises `Unanswerable`."""
     found = points(filters.question(org.pk))
     model_ids = {point.key for point in found if isinstance(point.key, uuid.UUID)} | models_of(org)
-    return Overview(org, filters, found, names_of(model_ids | ({filters.model} if filters.model else set())))
+    return Overview(org, filters, found, names_of(model_ids, filters.model))
 
 
 def read_before(org: Org, filters: Filters) -> Figures | None:
@@ -116,8 +116,13 @@ def client_name(client_id: str) -> str:
     return {"": "No client told", REST: "Other clients"}.get(client_id, client_id)
 
 
-def names_of(model_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What people call models; of one that nobody registered, the beginning of its id."""
+def names_of(model_ids: Iterable[uuid.UUID], asked: uuid.UUID | None = None) -> dict[uuid.UUID, str]:
+    """What people call models; of one that nobody registered, the beginning of its id.
+
+    So too of the one that was asked for, where it is none of them: its name may be another org's business.
+    """
+    model_ids = set(model_ids)
     named = ServedModel.objects.filter(pk__in=model_ids, is_stub=False)
     registered = dict(named.values_list("pk", "display_name"))
-    return {pk: registered.get(pk) or f"Unregistered model {str(pk)[:8]}…" for pk in model_ids}
+    names = {pk: registered.get(pk) or f"Unregistered model {str(pk)[:8]}…" for pk in model_ids}
+    return names if asked is None else {asked: f"Model {str(asked)[:8]}…"} | names

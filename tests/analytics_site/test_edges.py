@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.http import UnreadablePostError
+from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import DjangoAssertNumQueries, Settings
 from rest_framework.test import APIClient
@@ -249,3 +251,28 @@ def test_the_document_can_be_browsed(api: APIClient) -> None:
     html = page.content.decode()
     assert "<script>" not in html, "the policy allows no inline script"
     assert "swagger-ui" in html
+
+
+def test_cookies_are_kept_from_scripts_and_from_other_sites() -> None:
+    user = make_user()
+    client = Client()
+    client.get("/login/")
+    client.post("/login/", {"username": user.email, "password": "correct horse"})
+    assert set(client.cookies) == {"csrftoken", "sessionid"}
+    for cookie in client.cookies.values():
+        assert cookie["httponly"]
+        assert cookie["samesite"] in ("Lax", "Strict")
+
+
+def test_who_goes_away_while_sending_is_no_failure_of_the_service(
+    api: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: Any) -> bytes:
+        raise UnreadablePostError("[Errno 104] Connection reset by peer")
+
+    monkeypatch.setattr("django.test.client.FakePayload.read", gone)
+    org = make_org()
+    for path in (f"{ROOT}/orgs/{org.pk}/events", f"{ROOT}/orgs/{org.pk}/exports"):
+        answer = api.post(path, [], format="json", headers={"X-API-Key": make_key(org)})
+        assert answer.status_code == 400
+        assert "cut short" in answer.json()["detail"]

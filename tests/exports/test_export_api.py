@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 from exports import jobs, making
 from exports.models import ExportBucket, ExportJob, State
 from exports.writers import Format
-from orgs.limits import MAX_OPEN_EXPORTS
+from orgs.limits import MAX_JSON_BYTES, MAX_OPEN_EXPORTS
 from orgs.models import AuditRecord, Org, Scope
 from usage.rollups import roll_up
 from usage.windows import DAY, HOUR, Window
@@ -293,3 +293,22 @@ def test_datasets_say_what_their_columns_mean(api: APIClient, org: Org) -> None:
         "unit": "cents",
         "meaning": "Exact cost of the calls that have a price.",
     }
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[" * 20_000 + b"]" * 20_000, 400),
+        (b'{"a":' * 8_000 + b"1" + b"}" * 8_000, 400),
+        (b'{"timeRange": ', 400),
+        (b"\xff\xfe", 400),
+        (b" " * MAX_JSON_BYTES + b"{}", 413),
+    ],
+    ids=["deep lists", "deep objects", "cut", "no UTF-8", "too large"],
+)
+def test_a_body_that_is_no_request_is_the_client_s_mistake(api: APIClient, org: Org, body: bytes, status: int) -> None:
+    headers = {"X-API-Key": make_key(org)}
+    address = f"/analytics/v1/orgs/{org.pk}/exports"
+    answer = api.post(address, body, content_type="application/json", headers=headers)
+    assert answer.status_code == status
+    assert answer["Content-Type"] == "application/problem+json"

@@ -378,3 +378,17 @@ def test_a_bucket_that_is_not_over_is_drawn_so() -> None:
     html = page(org)
     assert html.count('fill="url(#hatch)"') == 2  # the bar and its sample in the legend
     assert "(not over yet)" in html
+
+
+@pytest.mark.parametrize("page_name", ["usage", "reliability"])
+def test_a_model_of_another_org_has_no_name_here(page_name: str) -> None:
+    mine, other = make_org(), make_org("Globex")
+    make_model(OTHER_MODEL, "Globex secret project")
+    ingest([make_event(mine), make_event(other, model_id=OTHER_MODEL)])
+    roll_up()
+    address = f"/orgs/{mine.slug}/{page_name}/?{DAY}&model={OTHER_MODEL}"
+    html = visit(make_user(org=mine)).get(address).content.decode()
+    assert "Globex secret project" not in html
+    assert f"Model {str(OTHER_MODEL)[:8]}…" in html
+    theirs = visit(make_user(org=other)).get(address.replace(mine.slug, other.slug)).content.decode()
+    assert "Globex secret project" in theirs
