@@ -41,7 +41,7 @@ def test_a_member_of_one_org_gets_nothing_of_another_by_any_attack() -> None:
         env=environment(LOG_LEVEL="ERROR"),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr[-4_000:]
