@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
 from ingestion import dedupe
 from ingestion.models import Batch, Ledger, QuarantinedMessage
-from orgs.admin_base import ModelAdmin, actor, capped_count, spell
+from orgs import audit
+from orgs.admin_base import Audited, capped_count, spell
 from orgs.models import Org, ServedModel
 from orgs.sign_in import ThrottledAdminForm, conclude
 from usage.freshness import Status
@@ -95,8 +97,8 @@ def doing(now: datetime) -> Iterator[Line]:
         yield Line(name, text, "warning" if stubs else "ok", reverse(f"admin:{address}_changelist") + query)
 
 
-class _LogsActions(ModelAdmin):
-    """Writes the actions of a package's admin into Django's log; the package leaves that out."""
+class _LogsActions(Audited):
+    """Writes the actions of a package's admin into Django's log and the audit trail; the package leaves that out."""
 
     def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> HttpResponse | None:
         chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
@@ -105,7 +107,8 @@ class _LogsActions(ModelAdmin):
         action = next((name for name in request.POST.getlist("action") if name), "")
         if response is not None and action in self.get_actions(request) and action != "delete_selected":
             text = f"{action.replace('_', ' ').capitalize()}."
-            LogEntry.objects.log_actions(actor(request).pk, rows, CHANGE, change_message=text)
+            for row in rows:
+                self.log_change(request, row, text)
         return response
 
 
@@ -116,12 +119,26 @@ class AnalyticsAdminSite(admin.AdminSite):
     login_form = ThrottledAdminForm
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
-        if admin_class is not None and admin_class.__module__ == "django_celery_beat.admin":
-            admin_class = type(admin_class.__name__, (_LogsActions, admin_class), {"__module__": __name__})
+        if admin_class is not None and not issubclass(admin_class, Audited):  # of a package
+            base = _LogsActions if admin_class.__module__ == "django_celery_beat.admin" else Audited
+            admin_class = type(admin_class.__name__, (base, admin_class), {"__module__": __name__})
         super().register(model_or_iterable, admin_class, **options)
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         return conclude(request, super().login(request, extra_context))
+
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
+        """Notes in the audit trail what staff were refused."""
+
+        @wraps(view)
+        def noting(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return view(request, *args, **kwargs)
+            except PermissionDenied:
+                audit.record_refusal(request, "admin page")
+                raise
+
+        return super().admin_view(noting, cacheable)
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         return super().index(request, {"doing": list(doing(timezone.now())), **(extra_context or {})})

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from .env import (
     ENVIRONMENT,
+    AuditDays,
     ClockSkew,
     Lifetime,
     NotNegativeInt,
@@ -116,6 +117,7 @@ DAILY_RETENTION_MONTHS = ENVIRONMENT.read(
     "DAILY_RETENTION_MONTHS", PositiveInt, 25, "months before the one that is under way, 1 or more"
 )
 QUARANTINE_RETENTION_DAYS = ENVIRONMENT.read("QUARANTINE_RETENTION_DAYS", PositiveInt, 400, "days, 1 or more")
+AUDIT_RETENTION_DAYS = ENVIRONMENT.read("AUDIT_RETENTION_DAYS", AuditDays, 730, "days, 30 or more")
 DEDUPE_WINDOW_HOURS = ENVIRONMENT.read("DEDUPE_WINDOW_HOURS", PositiveInt, 48, "hours, 48 or more")
 SETTLE_AFTER_DAYS = ENVIRONMENT.read("SETTLE_AFTER_DAYS", PositiveInt, 7, "days, 1 or more")
 # Not required: only the worker that reads the stream needs it, and says so.
@@ -284,6 +286,10 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "orgs.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "orgs.policy.StaffBackend",  # what staff may do in the admin
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

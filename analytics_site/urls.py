@@ -13,6 +13,7 @@ handler404 = "analytics_site.problems.not_found"
 handler500 = "analytics_site.problems.server_error"
 
 api: list[URLPattern | URLResolver] = [
+    path("", include("orgs.urls")),
     path("", include("ingestion.urls")),
     path("", include("usage.urls")),
     path("", include("reliability.urls")),

@@ -17,6 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from orgs import audit
+from orgs.actions import Action
 from orgs.admin_base import BaseAdmin, Link, ModelForm, ReadOnly, actor, as_uuid
 from orgs.models import AuditRecord
 from usage.series import Unanswerable
@@ -85,6 +86,7 @@ def _summary(first: date, last: date, zone: str, kind: Format) -> jobs.Wanted:
 
 @admin.register(ExportJob)
 class ExportJobAdmin(ReadOnly, BaseAdmin):
+    audits_itself = True
     list_display = ("what", "org", "status", "progress", "file_size", "created_at", "initiated_by", "short_error")
     list_display_links = ("what",)
     list_select_related = ("org",)
@@ -171,7 +173,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
     @admin.display(description="downloads")
     def downloads(self, job: ExportJob) -> SafeString:
         """The newest; uses audit_by_target."""
-        found = AuditRecord.objects.filter(target=str(job.pk), action=audit.DOWNLOADED_EXPORT).order_by("-id")
+        found = AuditRecord.objects.filter(target=str(job.pk), action=Action.EXPORT_DOWNLOADED).order_by("-id")
         rows = ((f"{record.at:%Y-%m-%d %H:%M:%S} UTC", record.actor) for record in found[:DOWNLOADS_SHOWN])
         return format_html_join("", "<div>{} by {}</div>", rows) or format_html("None yet")
 
@@ -188,7 +190,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
             except (Unanswerable, jobs.TooManyOpen) as error:
                 refused.append(f"{job}: {error}")
             else:
-                audit.record(request, "asked for export", job.org_id, str(new[-1].pk))
+                audit.record(request, Action.EXPORT_ASKED_FOR, job.org_id, str(new[-1].pk))
         self.log_each(request, ExportJob.objects.filter(pk__in=[job.pk for job in new]), "Asked for again.")
         messages.info(request, f"{len(new)} asked for again; what is open already is left alone.")
         for text in refused[:5]:
@@ -198,7 +200,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
     def cancel(self, request: HttpRequest, queryset: QuerySet[ExportJob]) -> None:
         over = [job.pk for job in queryset.filter(status__in=OPEN) if jobs.cancel(job, audit.actor_of(request))]
         for job in ExportJob.objects.filter(pk__in=over):
-            audit.record(request, "cancelled export", job.org_id, str(job.pk))
+            audit.record(request, Action.EXPORT_CANCELLED, job.org_id, str(job.pk))
         self.log_each(request, ExportJob.objects.filter(pk__in=over), "Cancelled.")
         messages.info(request, f"{len(over)} cancelled.")
 
@@ -219,7 +221,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
 
     def save_model(self, request: HttpRequest, obj: ExportJob, form: Any, change: bool) -> None:
         job = jobs.ask(form.wanted, audit.actor_of(request))
-        audit.record(request, "asked for export", None, str(job.pk))
+        audit.record(request, Action.EXPORT_ASKED_FOR, None, str(job.pk))
         obj.__dict__.update(job.__dict__)
 
 
@@ -227,6 +229,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
 class ExportBucketAdmin(BaseAdmin):
     """Which buckets an org's files may go to. Each change is audited."""
 
+    audits_itself = True
     list_display = ("bucket", "org", "created_at")
     list_select_related = ("org",)
     search_fields = ("bucket", "org__name", "org__slug")
@@ -236,11 +239,11 @@ class ExportBucketAdmin(BaseAdmin):
 
     def save_model(self, request: HttpRequest, obj: ExportBucket, form: ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        audit.record(request, "bucket changed" if change else "bucket added", obj.org_id, obj.bucket)
+        audit.record(request, Action.BUCKET_CHANGED if change else Action.BUCKET_ADDED, obj.org_id, obj.bucket)
 
     def delete_model(self, request: HttpRequest, obj: ExportBucket) -> None:
         super().delete_model(request, obj)
-        audit.record(request, "bucket removed", obj.org_id, obj.bucket)
+        audit.record(request, Action.BUCKET_REMOVED, obj.org_id, obj.bucket)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ExportBucket]) -> None:
         for bucket in queryset:

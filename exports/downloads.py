@@ -8,6 +8,7 @@ from django.utils import timezone
 from rest_framework.request import Request
 
 from orgs import audit
+from orgs.actions import Action
 
 from .delivery import store_of
 from .models import ExportJob
@@ -20,5 +21,5 @@ def hand_out(request: HttpRequest | Request, job: ExportJob) -> str | None:
         return None
     lifetime = min(timedelta(seconds=settings.EXPORT_SIGNED_URL_TTL), job.expires_at - now)
     address = store_of(job.bucket).url(job.key, job.filename, lifetime)
-    audit.record(request, audit.DOWNLOADED_EXPORT, job.org_id, str(job.pk))
+    audit.record(request, Action.EXPORT_DOWNLOADED, job.org_id, str(job.pk))
     return address

@@ -26,6 +26,7 @@ from rest_framework.views import APIView
 
 from ingestion.models import Status
 from orgs import audit
+from orgs.actions import Action
 from orgs.limits import (
     DEFAULT_INCIDENT_ROWS,
     EXPORT_REFUSED_SECONDS,
@@ -295,7 +296,7 @@ class ExportsView(APIView):
         asked.is_valid(raise_exception=True)
         with _as_problems():
             job = jobs.ask(asked.wanted(self.org), audit.actor_of(request), _idempotency_key(request))
-        audit.record(request, "asked for export", job.org_id, str(job.pk))
+        audit.record(request, Action.EXPORT_ASKED_FOR, job.org_id, str(job.pk))
         return Response(as_document(job), 202)
 
     @extend_schema(
@@ -373,7 +374,7 @@ class CancelView(APIView):
         job = _job(self.org, job_id)
         if not jobs.cancel(job, audit.actor_of(request)):
             raise Conflict("The export is over, or is being finished just now: there is nothing to cancel.")
-        audit.record(request, "cancelled export", job.org_id, str(job.pk))
+        audit.record(request, Action.EXPORT_CANCELLED, job.org_id, str(job.pk))
         return Response(as_document(_job(self.org, job_id)), 202)
 
 
@@ -391,7 +392,7 @@ class RerunView(APIView):
             raise Conflict("The export is not over: wait for it, or cancel it.")
         with _as_problems():
             new = jobs.again(job, audit.actor_of(request))
-        audit.record(request, "asked for export", new.org_id, str(new.pk))
+        audit.record(request, Action.EXPORT_ASKED_FOR, new.org_id, str(new.pk))
         return Response(as_document(new), 202)
 
 

@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from orgs import audit
+from orgs.actions import Action
 from orgs.limits import MAX_EXPORT_DAYS
 from orgs.models import Org, Scope
 from orgs.pages import frame, org_page
@@ -73,7 +74,7 @@ def create(request: HttpRequest, org: Org) -> HttpResponse:
         except jobs.TooManyOpen as error:
             form.add_error(None, str(error))
         else:
-            audit.record(request, "asked for export", org.pk, str(job.pk))
+            audit.record(request, Action.EXPORT_ASKED_FOR, org.pk, str(job.pk))
             return _back(org, job)
     return _page(request, org, form, 400)
 
@@ -83,7 +84,7 @@ def create(request: HttpRequest, org: Org) -> HttpResponse:
 def cancel(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
     job = get_object_or_404(ExportJob, pk=job_id, org=org)
     if jobs.cancel(job, audit.actor_of(request)):
-        audit.record(request, "cancelled export", org.pk, str(job.pk))
+        audit.record(request, Action.EXPORT_CANCELLED, org.pk, str(job.pk))
         return _back(org, job)
     messages.error(request, "This file was finished already: there was nothing to cancel.")
     return _back(org)
@@ -102,7 +103,7 @@ def rerun(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
     except jobs.TooManyOpen as error:
         messages.error(request, str(error))
     else:
-        audit.record(request, "asked for export", org.pk, str(new.pk))
+        audit.record(request, Action.EXPORT_ASKED_FOR, org.pk, str(new.pk))
         return _back(org, new)
     return _back(org)
 

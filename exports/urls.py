@@ -3,13 +3,14 @@ from django.urls import path
 from orgs import converters  # noqa: F401  registers anyuuid
 
 from . import job_views
-from .views import IncidentView
+from .views import AuditCsvView, IncidentView
 
 _EXPORTS = "orgs/<anyuuid:org_id>/exports"
 _EXPORT = f"{_EXPORTS}/<anyuuid:job_id>"
 
 urlpatterns = [
     path("orgs/<anyuuid:org_id>/reliability/incident.csv", IncidentView.as_view(), name="api-incident-csv"),
+    path("orgs/<anyuuid:org_id>/audit.csv", AuditCsvView.as_view(), name="api-audit-csv"),
     path("exports/datasets", job_views.DatasetsView.as_view(), name="api-export-datasets"),
     path(_EXPORTS, job_views.ExportsView.as_view(), name="api-exports"),
     path(_EXPORT, job_views.ExportView.as_view(), name="api-export"),

@@ -10,12 +10,14 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from ingestion.models import Status
+from orgs import audit_views
 from orgs.limits import DEFAULT_INCIDENT_ROWS, MAX_INCIDENT_ROWS
 from orgs.models import Org, Scope
 from usage.queries import Wrong, read_parameters, refused
 from usage.series import Unanswerable
 from usage.windows import Window
 
+from . import audit_csv
 from .datasets.incident_events import Incident, check_kept
 from .incident_csv import file
 
@@ -91,3 +93,25 @@ class IncidentView(APIView):
         if incident.is_cut():
             headers["X-Truncated"] = "true"
         return StreamingHttpResponse(file(incident), content_type="text/csv; charset=utf-8", headers=headers)
+
+
+class AuditCsvView(APIView):
+    required_scope = Scope.ADMIN
+    org: Org
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        return [*super().get_renderers(), CsvRenderer()]
+
+    @extend_schema(
+        operation_id="getAuditCsv",
+        tags=["audit"],
+        parameters=audit_views.FILTERS,
+        responses={(200, "text/csv"): OpenApiResponse(OpenApiTypes.STR, description="All records, newest first.")},
+    )
+    def get(self, request: Request, org_id: uuid.UUID) -> HttpResponseBase:
+        """Who did what to the organisation, as CSV."""
+        asked = audit_views.asked_filters(request)
+        headers = {"Content-Disposition": f'attachment; filename="audit-{self.org.slug}.csv"'}
+        return StreamingHttpResponse(
+            audit_csv.file(self.org, **asked), content_type="text/csv; charset=utf-8", headers=headers
+        )

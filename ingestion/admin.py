@@ -21,6 +21,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from orgs import audit
+from orgs.actions import Action
 from orgs.admin_base import (
     NEWEST_TITLE,
     BigTableAdmin,
@@ -475,7 +476,7 @@ class QuarantinedMessageAdmin(ReadOnly, BigTableAdmin):
         reasons = Counter(asked.filter(state=State.WAITING).values_list("reason", flat=True))
         waiting = reasons.total()
         outcome = f"{len(ids) - waiting:,} replayed, {waiting:,} still waiting"
-        audit.record(request, "quarantine replayed", None, f"{outcome}; batch {batch.pk if batch else 'none'}")
+        audit.record(request, Action.QUARANTINE_REPLAYED, None, f"{outcome}; batch {batch.pk if batch else 'none'}")
         if batch is not None:
             self.log_each(request, asked.filter(replay_batch=batch), f"Replayed in batch {batch.pk}.")
             link = anchor(self.link_to("change", Batch, "", batch.pk), batch)

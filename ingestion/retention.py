@@ -10,6 +10,9 @@ from functools import partial
 import structlog
 from django.conf import settings
 
+from orgs import audit
+from orgs.models import AuditRecord
+
 from . import storage
 from .horizon import note_dropped, raw_horizon
 from .maintenance import Action, Step, delete_step
@@ -36,8 +39,20 @@ def steps(now: datetime) -> Iterator[Step]:
     kept_since = now - timedelta(days=settings.QUARANTINE_RETENTION_DAYS)
     yield from delete_step(QuarantinedMessage.objects.all(), "received_at", kept_since)
     yield from delete_step(Conflict.objects.all(), "received_at", kept_since)
+    yield from _audit(now - timedelta(days=settings.AUDIT_RETENTION_DAYS))
     counted = Batch.objects.exclude(rolled_up_at=None)
     yield from delete_step(counted, "completed_at", raw_horizon(now) - _LEDGER_MARGIN)
+
+
+def _audit(before: datetime) -> Iterator[Step]:
+    """Audit records go by the one way that the database leaves open."""
+    if count := AuditRecord.objects.filter(at__lt=before).count():
+
+        def run() -> int:
+            audit.forget(before)
+            return 0  # the room is used again, and not given back
+
+        yield Step(Action.DELETE, f"audit records before {before:%Y-%m-%d %H:%M}", run, rows=count)
 
 
 def _told(part: Partition) -> str:

@@ -1,10 +1,10 @@
-"""Who may do what in which org: one table of roles and scopes, one function that asks it.
+"""Who may do what in which org: one function that asks the table of roles and scopes (`policy`).
 
 The API, the pages and the schema all come through here. An org is always an explicit argument.
 """
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from django.http import HttpRequest
@@ -13,21 +13,19 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
 from . import audit
-from .models import ApiKey, Membership, Org, Role, Scope, User
+from .actions import Action
+from .models import ApiKey, Membership, Org, Scope, User
+from .policy import ALL_SCOPES, ROLE_SCOPES, STAFF_SCOPES
 from .tokens import Token
 
-ALL_SCOPES: frozenset[str] = frozenset(Scope.values)
-_READ = frozenset({Scope.USAGE_READ, Scope.RELIABILITY_READ})
-_EXPORTS = frozenset({Scope.EXPORTS_CREATE, Scope.EXPORTS_READ, Scope.EXPORTS_DOWNLOAD})
-
-ROLE_SCOPES: Mapping[str, frozenset[str]] = {
-    Role.ORG_ADMIN: ALL_SCOPES,
-    Role.ENGINEER: _READ | _EXPORTS,
-    Role.FINANCE: _READ | _EXPORTS,
-    Role.VIEWER: _READ,
+# A look at an org by somebody from outside (platform staff, platform keys) is audited as this.
+READ_FROM_OUTSIDE = {
+    Scope.USAGE_READ: Action.READ_USAGE,
+    Scope.RELIABILITY_READ: Action.READ_RELIABILITY,
+    Scope.EXPORTS_READ: Action.READ_EXPORTS,
+    Scope.EXPORTS_DOWNLOAD: Action.READ_DOWNLOADS,
+    Scope.ADMIN: Action.READ_ADMINISTRATION,
 }
-# Platform staff look, they do not write; each look at an org that is not theirs is audited.
-STAFF_SCOPES: frozenset[str] = _READ | {Scope.EXPORTS_READ, Scope.EXPORTS_DOWNLOAD}
 
 # The three refusals (no scope, another org, no such org) must not be told apart.
 REFUSAL = "These credentials do not allow this."
@@ -58,7 +56,7 @@ def scopes_in(request: HttpRequest | Request, org_id: uuid.UUID) -> tuple[frozen
     membership = Membership.objects.filter(user=user, org_id=org_id).first()
     if membership is not None:
         return ROLE_SCOPES[membership.role], False
-    return (STAFF_SCOPES, True) if user.is_staff else (frozenset(), False)
+    return (STAFF_SCOPES, True) if user.staff_role_held else (frozenset(), False)
 
 
 def _of_token(token: Token, org_id: uuid.UUID) -> tuple[frozenset[str], bool]:
@@ -75,16 +73,17 @@ def authorise(
 
     Raises `NotAuthenticated` without credentials, `PermissionDenied` where the scope is missing, or the org is
     another's or does not exist. With `unregistered`, a key of the platform may name an org that does not exist yet: None. A read
-    from outside the org leaves an audit record.
+    from outside the org leaves an audit record, and so does a refusal.
     """
     if not is_authenticated(request):
         raise NotAuthenticated
     scopes, outside = scopes_in(request, org_id)
     org = Org.objects.filter(pk=org_id).first() if scope in scopes else None
     if org is None and not (scope in scopes and outside and unregistered):
+        audit.record_refusal(request, scope, org_id)
         raise PermissionDenied(REFUSAL)
-    if outside and scope in STAFF_SCOPES:
-        audit.record(request, f"read from outside: {scope}", org_id, request.path)
+    if outside and scope in READ_FROM_OUTSIDE:
+        audit.record(request, READ_FROM_OUTSIDE[Scope(scope)], org_id, request.path)
     return org
 
 
@@ -103,7 +102,7 @@ def has_scope_anywhere(request: Request, scope: str) -> bool:
     if not isinstance(request.user, User):
         return False
     roles = [role for role, scopes in ROLE_SCOPES.items() if scope in scopes]
-    is_staffs = request.user.is_staff and scope in STAFF_SCOPES
+    is_staffs = request.user.staff_role_held is not None and scope in STAFF_SCOPES
     return is_staffs or Membership.objects.filter(user=request.user, role__in=roles).exists()
 
 
@@ -118,5 +117,6 @@ class HasScope(BasePermission):
             unregistered = getattr(view, "unregistered_orgs", False)
             view.org = authorise(request, org_id, view.required_scope, unregistered=unregistered)
         elif not has_scope_anywhere(request, view.required_scope):
+            audit.record_refusal(request, view.required_scope)
             raise PermissionDenied(REFUSAL)
         return True

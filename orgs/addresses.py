@@ -4,11 +4,12 @@ import ipaddress
 
 from django.conf import settings
 from django.http import HttpRequest
+from rest_framework.request import Request
 
 UNKNOWN = "unknown"  # a Unix socket has no address
 
 
-def client_address(request: HttpRequest) -> str:
+def client_address(request: HttpRequest | Request) -> str:
     """The address of whoever asked, as the outermost trusted proxy saw it.
 
     Each proxy appends the address that it was called from to `X-Forwarded-For`, so what stands further left than

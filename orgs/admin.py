@@ -16,11 +16,14 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from . import audit
+from .actions import Action
 from .admin_base import (
+    NEWEST_TITLE,
     BaseAdmin,
     BigTableAdmin,
     Link,
     ModelForm,
+    NewestFilter,
     Question,
     ReadOnly,
     TabularInline,
@@ -30,11 +33,12 @@ from .admin_base import (
     asked_ids,
     newest,
 )
-from .models import ApiKey, AuditRecord, Invitation, Membership, ModelPrice, Org, Scope, ServedModel, User
+from .models import ApiKey, AuditRecord, Invitation, Membership, ModelPrice, Org, Scope, ServedModel, StaffRole, User
+from .policy import Duty, has_duty
 
 
 # ── Members ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def _note_member(request: HttpRequest, action: str, member: Membership) -> None:
+def _note_member(request: HttpRequest, action: Action, member: Membership) -> None:
     audit.record(request, action, member.org_id, f"{member.user.email} as {member.role}")
 
 
@@ -55,20 +59,23 @@ class MembershipsOfUser(MembersInline):
 class WithMembers(BaseAdmin):
     """A page that members are edited on."""
 
+    audited_inlines = frozenset({"member"})
+
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         super().save_formset(request, form, formset, change)
         if formset.model is not Membership:
             return
         for member in formset.new_objects:
-            _note_member(request, "member added", member)
+            _note_member(request, Action.MEMBER_ADDED, member)
         for member, _ in formset.changed_objects:
-            _note_member(request, "role changed", member)
+            _note_member(request, Action.ROLE_CHANGED, member)
         for member in formset.deleted_objects:
-            _note_member(request, "member removed", member)
+            _note_member(request, Action.MEMBER_REMOVED, member)
 
 
 @admin.register(Membership)
 class MembershipAdmin(BaseAdmin):
+    audits_itself = True
     list_display = ("user", "org", "role", "created_at")
     list_select_related = ("user", "org")
     list_filter = ("role",)
@@ -84,11 +91,11 @@ class MembershipAdmin(BaseAdmin):
 
     def save_model(self, request: HttpRequest, obj: Membership, form: ModelForm, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        _note_member(request, "role changed" if change else "member added", obj)
+        _note_member(request, Action.ROLE_CHANGED if change else Action.MEMBER_ADDED, obj)
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
         super().delete_model(request, obj)
-        _note_member(request, "member removed", obj)
+        _note_member(request, Action.MEMBER_REMOVED, obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Membership]) -> None:
         for member in queryset.select_related("user"):
@@ -191,8 +198,8 @@ class UserCreationForm(AdminUserCreationForm):  # type: ignore[type-arg]  # gene
 @admin.register(User)
 class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type-arg]
     add_form = UserCreationForm
-    list_display = ("email", "first_name", "last_name", "is_staff", "is_superuser", "is_active", "last_login")
-    list_filter = ("is_staff", "is_superuser", "is_active")
+    list_display = ("email", "first_name", "last_name", "staff", "is_superuser", "is_active", "last_login")
+    list_filter = ("is_staff", "staff_role", "is_superuser", "is_active")
     search_fields = ("email", "first_name", "last_name")
     search_help_text = "A part of the address or the name."
     ordering = ("email",)
@@ -202,8 +209,11 @@ class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type
         (
             "Rights on the platform",
             {
-                "fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions"),
-                "description": "Staff look at every org. What they may do in the admin, groups and permissions say.",
+                "fields": ("is_active", "is_staff", "staff_role", "is_superuser", "groups", "user_permissions"),
+                "description": (
+                    "Staff look at every org and at every page of the admin; their role says what they change. Groups and"
+                    " permissions add to that."
+                ),
             },
         ),
         ("Dates", {"fields": ("last_login", "date_joined")}),
@@ -214,16 +224,37 @@ class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> tuple[type[TabularInline], ...]:
         return (MembershipsOfUser,) if obj else ()
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        # Who only looks sees no part of a password's hash either.
+        found = super().get_fieldsets(request, obj)
+        return (
+            found
+            if obj is None or self.has_change_permission(request, obj)
+            else [("Account", {"fields": ("email",)}), *found[1:]]
+        )
+
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         # Whoever may edit people must not be able to give rights that they lack themselves.
-        rights = () if actor(request).is_superuser else ("is_staff", "is_superuser", "groups", "user_permissions")
-        return ("last_login", "date_joined", *rights)
+        fields: tuple[str, ...] = ("last_login", "date_joined")
+        if not actor(request).is_superuser:
+            fields += ("is_superuser", "groups", "user_permissions")
+        return fields if has_duty(actor(request), Duty.PEOPLE) else (*fields, "is_staff", "staff_role")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         # Nor to take over somebody who has them, by a new password or address.
-        if obj is not None and obj.is_superuser and not actor(request).is_superuser:
+        user = actor(request)
+        if obj is not None and obj.is_superuser and not user.is_superuser:
+            return False
+        if obj is not None and obj.staff_role_held is StaffRole.ADMIN and user.staff_role_held is not StaffRole.ADMIN:
             return False
         return super().has_change_permission(request, obj)
+
+    def audit_note(self, obj: User) -> str:
+        return f"Now: {obj.staff_role_held.label if obj.staff_role_held else 'no staff'}."
+
+    @admin.display(description="staff")
+    def staff(self, user: User) -> str:
+        return str(user.staff_role_held.label) if user.staff_role_held else "–"
 
 
 # ── Keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -275,6 +306,7 @@ class KeyOwner(admin.SimpleListFilter):
 class ApiKeyAdmin(Undeletable):
     """Keys are issued and revoked, never edited: what a key may do is what was agreed when it was handed over."""
 
+    audits_itself = True
     form = ApiKeyForm
     list_display = ("name", "prefix", "owner", "scope_list", "state", "created_by", "created_at", "last_used_at")
     list_select_related = ("org", "created_by")
@@ -323,7 +355,7 @@ class ApiKeyAdmin(Undeletable):
     def save_model(self, request: HttpRequest, obj: ApiKey, form: ModelForm, change: bool) -> None:
         obj.created_by = actor(request)
         token = obj.assign_token()
-        audit.record(request, "key made", obj.org_id, f"{obj.prefix}: {', '.join(obj.scopes)}")
+        audit.record(request, Action.KEY_MADE, obj.org_id, f"{obj.prefix}: {', '.join(obj.scopes)}")
         text = "The key, shown this once: {}. Copy it now; only its hash is kept."
         messages.warning(request, format_html(text, format_html('<code class="token">{}</code>', token)))
 
@@ -351,7 +383,7 @@ class ApiKeyAdmin(Undeletable):
         with transaction.atomic():
             for key in keys:
                 key.revoke()
-                audit.record(request, "key revoked", key.org_id, key.prefix)
+                audit.record(request, Action.KEY_REVOKED, key.org_id, key.prefix)
             self.log_each(request, ApiKey.objects.filter(pk__in=[key.pk for key in keys]), "Revoked.")
         messages.success(
             request, f"Revoked: {', '.join(map(str, keys)) or 'nothing, these keys were revoked already'}."
@@ -360,16 +392,33 @@ class ApiKeyAdmin(Undeletable):
 
 
 # ── The trail ────────────────────────────────────────────────────────────────────────────────────────────────────
+class ActionFilter(NewestFilter):
+    title = f"action ({NEWEST_TITLE})"
+    parameter_name = "action"
+    options = Action.choices
+
+
+class OutcomeFilter(NewestFilter):
+    title = f"outcome ({NEWEST_TITLE})"
+    parameter_name = "outcome"
+    options = AuditRecord.Outcome.choices
+
+
 @admin.register(AuditRecord)
 class AuditRecordAdmin(ReadOnly, BigTableAdmin):
-    list_display = ("at", "actor", "action", "org", "target", "request_id")
+    list_display = ("at", "actor", "action", "outcome", "org", "target", "address", "request_id")
     list_select_related = ("org",)
-    search_help_text = "The whole id of an org; or, among the newest 100,000 records, a whole actor or request id."
+    list_filter = (ActionFilter, OutcomeFilter)
+    search_help_text = (
+        "The whole id of an org; or, among the newest 100,000 records, a whole actor, account or request id."
+    )
 
     def find(self, rows: QuerySet[AuditRecord], term: str) -> QuerySet[AuditRecord]:
         org_id = as_uuid(term)
         if org_id is not None and rows.filter(org_id=org_id).exists():  # by audit_by_org
             return rows.filter(org_id=org_id)
         return newest(rows).filter(
-            Q(actor__in=(term, f"user:{term}", f"key:{term}", f"token:{term}")) | Q(request_id=term)
+            Q(actor__in=(term, f"user:{term}", f"key:{term}", f"token:{term}"))
+            | Q(request_id=term)
+            | Q(action=Action.SIGN_IN_FAILED, target=term)
         )

@@ -6,6 +6,7 @@ what has a composite key, and so can't be registered, is shown as a bounded list
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from . import audit
+from .actions import Action
 from .limits import MAX_ADMIN_COUNT, MAX_PAGE_ROWS
-from .models import User
+from .models import Org, User
 
 M = TypeVar("M", bound=Model)
 
@@ -130,8 +133,48 @@ class _FixedOrder(ChangeList):
         return list(self.model_admin.get_ordering(request))
 
 
+# ── Audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Audited(ModelAdmin):
+    """What is added, changed or deleted in the admin is in the audit trail too, one record each."""
+
+    audits_itself: ClassVar[bool] = False  # its pages leave records that say more
+    audited_inlines: ClassVar[frozenset[str]] = frozenset()  # names of inlines whose changes have records of their own
+
+    def audit_note(self, obj: Any) -> str:
+        """What a record adds to Django's words on a change."""
+        return ""
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._audit(request, Action.ADMIN_ADDED, obj, message)
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        self._audit(request, Action.ADMIN_CHANGED, obj, message)
+        return super().log_change(request, obj, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for obj in queryset:
+            self._audit(request, Action.ADMIN_DELETED, obj, "Deleted.")
+        return super().log_deletions(request, queryset)
+
+    def _audit(self, request: HttpRequest, action: Action, obj: Any, message: Any) -> None:
+        if self.audits_itself:
+            return
+        if isinstance(message, list):
+            message = [part for part in message if not self._has_own_record(part)]
+            if not message:  # nothing was changed, or nothing but what has its own record
+                return
+            message = LogEntry(change_message=json.dumps(message)).get_change_message()
+        org_id = obj.pk if isinstance(obj, Org) else getattr(obj, "org_id", None)
+        text = f"{obj._meta.label_lower} {obj.pk} {obj}: {message} {self.audit_note(obj)}"
+        audit.record(request, action, org_id, text.strip())
+
+    def _has_own_record(self, part: dict[str, Any]) -> bool:
+        return any(told.get("name") in self.audited_inlines for told in part.values())
+
+
 # ── Model admins ─────────────────────────────────────────────────────────────────────────────────────────────────
-class BaseAdmin(ModelAdmin):
+class BaseAdmin(Audited):
     """A table of thousands: ordinary search and filters, bounded counts, links to what belongs to a row."""
 
     paginator = CappedPaginator
@@ -168,7 +211,7 @@ class BaseAdmin(ModelAdmin):
         return self.admin_site.admin_view(view)
 
     def log_each(self, request: HttpRequest, rows: QuerySet[Any], message: str) -> None:
-        """Django's own log, for what an action changed."""
+        """Django's own log, for what an action changed. The action leaves its audit records itself."""
         LogEntry.objects.log_actions(actor(request).pk, rows, CHANGE, change_message=message)
 
 

@@ -109,6 +109,12 @@ MAX_JWKS_BYTES = 256 * 1024  # of a set, or of a discovery document: a set of te
 MAX_JWKS_KEYS = 100  # of a set; providers publish two to ten
 MIN_RSA_BITS = 2048  # RFC 7518: what RS256 asks of a key
 
+# ── The audit trail ──────────────────────────────────────────────────────────────────────────────────────────────
+AUDIT_REFUSALS_EVERY = timedelta(minutes=1)  # one record for an actor, org and scope: a flood does not fill the disk
+MAX_FAILED_SIGN_INS_RECORDED = 60  # of one client in that time, whatever names it tries
+AUDIT_KEPT_AT_LEAST = timedelta(days=30)  # the database refuses to forget what is younger, whoever asks
+MAX_ACCOUNT_LENGTH = 100  # characters of the name that somebody tried to sign in with
+
 # ── HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 MAX_JSON_BYTES = 64 * 1024  # of a body other than events: 1,000 model ids are 39 KB
 MAX_JSON_DEPTH = 16  # arrays and objects in one another; the deepest request has three

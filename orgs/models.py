@@ -25,6 +25,11 @@ class Role(models.TextChoices):
     VIEWER = "viewer", "Viewer"
 
 
+class StaffRole(models.TextChoices):
+    SUPPORT = "staff_support", "Staff support"
+    ADMIN = "staff_admin", "Staff admin"
+
+
 class Scope(models.TextChoices):
     USAGE_READ = "analytics:usage:read", "Read usage"
     RELIABILITY_READ = "analytics:reliability:read", "Read reliability"
@@ -55,10 +60,17 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractUser):
-    """A person. Staff (`is_staff`) belong to the platform and may look at every org."""
+    """A person. Staff (`is_staff`) belong to the platform and may look at every org; their role says what they change."""
 
     username = None  # type: ignore[assignment]  # people sign in with their address
     email = models.EmailField("email address", unique=True)
+    staff_role = models.CharField(
+        max_length=16,
+        choices=StaffRole,
+        default=StaffRole.SUPPORT,
+        db_default=StaffRole.SUPPORT,
+        help_text="Of staff alone. Support looks; admins also change things. A superuser is a staff admin.",
+    )
 
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
@@ -66,6 +78,13 @@ class User(AbstractUser):
 
     def __str__(self) -> str:
         return self.email
+
+    @property
+    def staff_role_held(self) -> StaffRole | None:
+        """The role that counts; None where the person is no staff."""
+        if not (self.is_staff and self.is_active):
+            return None
+        return StaffRole.ADMIN if self.is_superuser else StaffRole(self.staff_role)
 
 
 # Without the names that mean no place: the server's own zone, and none at all.
@@ -273,23 +292,38 @@ class ApiKey(models.Model):
 
 
 class AuditRecord(models.Model):
-    """Who did what to which org. Written by `audit`, never changed."""
+    """Who did what to which org. Written by `audit`, never changed: the database refuses that.
+
+    The org is an id alone, without a constraint: a record outlives what it is about, and deleting an org changes none.
+    """
+
+    class Outcome(models.TextChoices):
+        DONE = "done", "Done"
+        DENIED = "denied", "Denied"
 
     at = models.DateTimeField(default=timezone.now)
-    actor = models.CharField(max_length=200, help_text="user:<address> or key:<prefix>")
-    action = models.CharField(max_length=64)
-    org = models.ForeignKey(Org, models.SET_NULL, null=True, related_name="+")
+    actor = models.CharField(max_length=260, help_text="user:<address>, key:<prefix> or command:<name>")
+    action = models.CharField(max_length=64, help_text="One of orgs.actions.")
+    org = models.ForeignKey(Org, models.DO_NOTHING, null=True, related_name="+", db_constraint=False)
     target = models.CharField(max_length=400, blank=True)
+    address = models.GenericIPAddressField("client's address", null=True, blank=True)
+    outcome = models.CharField(max_length=8, choices=Outcome, default=Outcome.DONE, db_default=Outcome.DONE)
+    # Refused to somebody of another org, or of none: the org is not told who.
+    by_stranger = models.BooleanField("by a stranger", default=False, db_default=False)
     request_id = models.CharField(max_length=128, blank=True)
+    once = models.CharField(max_length=64, null=True, editable=False, help_text="What there is one record of.")
 
     class Meta:
         ordering = ("-id",)
         indexes = (
-            # An org's own trail, newest first.
+            # An org's own trail, newest first; of one actor; of one action.
             models.Index(fields=("org", "-id"), name="audit_by_org", condition=Q(org__isnull=False)),
+            models.Index(fields=("org", "actor", "-id"), name="audit_by_org_actor", condition=Q(org__isnull=False)),
+            models.Index(fields=("org", "action", "-id"), name="audit_by_org_action", condition=Q(org__isnull=False)),
             # The trail of one thing: who had an export, for instance.
             models.Index(fields=("target", "-id"), name="audit_by_target", condition=~Q(target="")),
         )
+        constraints = (models.UniqueConstraint(fields=("once",), name="audit_once", condition=Q(once__isnull=False)),)
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M} {self.actor} {self.action}"

@@ -10,6 +10,7 @@ urlpatterns = [
     path("invitations/<str:token>/", pages.invitation, name="invitation"),
     path("orgs/", pages.org_list, name="orgs"),
     path("orgs/<slug:slug>/settings/", pages.org_settings, name="settings"),
+    path("orgs/<slug:slug>/settings/audit/", pages.audit_trail, name="audit"),
     path("orgs/<slug:slug>/settings/organisation", pages.change_org, name="change-org"),
     path("orgs/<slug:slug>/settings/members/<int:membership_id>/role", pages.change_role, name="change-role"),
     path("orgs/<slug:slug>/settings/members/<int:membership_id>/remove", pages.remove_member, name="remove-member"),

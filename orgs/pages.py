@@ -23,13 +23,16 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from rest_framework import exceptions
 
 from . import audit, members
-from .access import ROLE_SCOPES, STAFF_SCOPES, authorise
+from .access import authorise
+from .actions import Action
 from .forms import ApiKeyForm, InvitationForm, NewPersonForm, OrgForm, RoleForm, SignInForm
 from .limits import MAX_PAGE_ROWS
 from .models import ApiKey, Invitation, Membership, Org, Role, Scope, User
+from .policy import ROLE_SCOPES, STAFF_SCOPES
 from .sign_in import conclude
 
 MAX_SWITCHER = 10  # orgs that the switcher names; beyond, it searches
+MAX_AUDIT_ROWS = 50  # of one page of the trail
 MAX_LISTED = 50  # orgs of one list; a search narrows it
 SECRET_COOKIE = "shown-once"  # noqa: S105  its name
 SECRET_SECONDS = 120  # that a browser has to follow the redirect to the page that shows a new secret
@@ -65,7 +68,7 @@ def org_page(scope: str) -> Callable[[OrgView[P]], Callable[Concatenate[HttpRequ
 
 def visible_orgs(user: User) -> QuerySet[Org]:
     """The orgs a person may look at, by name."""
-    return Org.objects.all() if user.is_staff else Org.objects.filter(memberships__user=user)
+    return Org.objects.all() if user.staff_role_held else Org.objects.filter(memberships__user=user)
 
 
 def frame(request: HttpRequest, org: Org | None = None, section: str = "") -> dict[str, Any]:
@@ -73,13 +76,14 @@ def frame(request: HttpRequest, org: Org | None = None, section: str = "") -> di
     user = request.user
     assert isinstance(user, User)
     membership = Membership.objects.filter(user=user, org=org).first() if org else None
-    scopes = ROLE_SCOPES[membership.role] if membership else STAFF_SCOPES if user.is_staff else frozenset()
+    staff = user.staff_role_held
+    scopes = ROLE_SCOPES[membership.role] if membership else STAFF_SCOPES if staff else frozenset()
     return {
         "org": org,
         "section": section,
         "switcher": list(visible_orgs(user)[: MAX_SWITCHER + 1]),
         "max_switcher": MAX_SWITCHER,
-        "role": membership.get_role_display() if membership else "Staff" if user.is_staff else "",
+        "role": membership.get_role_display() if membership else staff.label if staff else "",
         "may_administer": Scope.ADMIN in scopes,
         "may_see_exports": Scope.EXPORTS_READ in scopes,
         "may_export": Scope.EXPORTS_CREATE in scopes,
@@ -145,7 +149,7 @@ def _join(request: HttpRequest, invited: Invitation, known: User | None, passwor
     if user is None:
         return render(request, "orgs/invitation_over.html", status=404)
     login(request, user, "django.contrib.auth.backends.ModelBackend")
-    audit.record(request, "accepted invitation", invited.org.pk, f"{user.email} as {invited.role}")
+    audit.record(request, Action.INVITATION_ACCEPTED, invited.org.pk, f"{user.email} as {invited.role}")
     return conclude(request, redirect("usage", slug=invited.org.slug))
 
 
@@ -211,7 +215,7 @@ def change_org(request: HttpRequest, org: Org) -> HttpResponse:
     if not form.is_valid():
         return _settings(request, org, 400, org_form=form)
     form.save()
-    audit.record(request, "changed organisation", org.pk, ", ".join(form.changed_data))
+    audit.record(request, Action.ORG_CHANGED, org.pk, ", ".join(form.changed_data))
     messages.success(request, "The organisation was saved.")
     return _back(org, "organisation")
 
@@ -230,7 +234,7 @@ def change_role(request: HttpRequest, org: Org, membership_id: int) -> HttpRespo
     except members.LastAdmin:
         messages.error(request, "The last admin can't be given another role: make somebody else an admin first.")
         return _back(org, "members")
-    audit.record(request, "changed role", org.pk, f"{changed.user.email} to {changed.role}")
+    audit.record(request, Action.ROLE_CHANGED, org.pk, f"{changed.user.email} as {changed.role}")
     messages.success(request, f"{changed.user.email} is now {changed.get_role_display().lower()}.")
     return _back(org, "members")
 
@@ -245,7 +249,7 @@ def remove_member(request: HttpRequest, org: Org, membership_id: int) -> HttpRes
     except members.LastAdmin:
         messages.error(request, "The last admin can't be removed: make somebody else an admin first.")
         return _back(org, "members")
-    audit.record(request, "removed member", org.pk, removed.user.email)
+    audit.record(request, Action.MEMBER_REMOVED, org.pk, f"{removed.user.email} as {removed.role}")
     if removed.user == request.user:
         return redirect("home")
     messages.success(request, f"{removed.user.email} is no longer a member.")
@@ -260,7 +264,7 @@ def invite(request: HttpRequest, org: Org) -> HttpResponse:
         return _settings(request, org, 400, invitation_form=form)
     assert isinstance(request.user, User)
     invited, token = Invitation.issue(org, form.cleaned_data["email"], form.cleaned_data["role"], request.user)
-    audit.record(request, "invited", org.pk, f"{invited.email} as {invited.role}")
+    audit.record(request, Action.INVITED, org.pk, f"{invited.email} as {invited.role}")
     return _show_once(org, "invitation", f"{settings.PUBLIC_URL}{reverse('invitation', args=[token])}")
 
 
@@ -269,7 +273,7 @@ def invite(request: HttpRequest, org: Org) -> HttpResponse:
 def withdraw(request: HttpRequest, org: Org, invitation_id: int) -> HttpResponse:
     invited = get_object_or_404(Invitation, pk=invitation_id, org=org, accepted_at=None)
     invited.delete()
-    audit.record(request, "withdrew invitation", org.pk, invited.email)
+    audit.record(request, Action.INVITATION_WITHDRAWN, org.pk, invited.email)
     messages.success(request, f"The invitation of {invited.email} no longer works.")
     return _back(org, "members")
 
@@ -288,7 +292,7 @@ def create_key(request: HttpRequest, org: Org) -> HttpResponse:
         created_by=request.user,
         expires_at=form.expires_at(),
     )
-    audit.record(request, "created key", org.pk, f"{key.prefix} {','.join(key.scopes)}")
+    audit.record(request, Action.KEY_MADE, org.pk, f"{key.prefix}: {', '.join(key.scopes)}")
     return _show_once(org, "key", token)
 
 
@@ -298,6 +302,33 @@ def revoke_key(request: HttpRequest, org: Org, key_id: int) -> HttpResponse:
     key = get_object_or_404(ApiKey, pk=key_id, org=org)
     if key.revoked_at is None:
         key.revoke()
-        audit.record(request, "revoked key", org.pk, key.prefix)
+        audit.record(request, Action.KEY_REVOKED, org.pk, key.prefix)
     messages.success(request, f"The key {key.name} was revoked. Requests with it are refused from now on.")
     return _back(org, "keys")
+
+
+# ── The audit trail ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@org_page(Scope.ADMIN)
+@require_safe
+def audit_trail(request: HttpRequest, org: Org) -> HttpResponse:
+    """Who did what to the org, newest first; further pages go on behind the last record of the one before."""
+    actor, action, before = (
+        request.GET.get(name, "").replace("\0", "").strip() for name in ("actor", "action", "before")
+    )
+    found = audit.trail_of(org, actor[:300], action if action in Action.values else "")
+    if before.isascii() and before.isdigit() and int(before[:19]) < 2**63:
+        found = found.filter(pk__lt=int(before[:19]))
+    records = [audit.as_told_to_org(record) for record in found[: MAX_AUDIT_ROWS + 1]]
+    context = {
+        "zone": org.zone,
+        "actor": actor,
+        "action": action,
+        "actions": Action.choices,
+        "before": before,
+        "records": records[:MAX_AUDIT_ROWS],
+        "older": records[MAX_AUDIT_ROWS - 1].pk if len(records) > MAX_AUDIT_ROWS else None,
+        "days": settings.AUDIT_RETENTION_DAYS,
+    }
+    return render(request, "orgs/audit.html", context | frame(request, org, "settings"))

@@ -22,7 +22,8 @@ from pytest_django.live_server_helper import LiveServer
 from analytics_site.rig import free_port
 from exports.jobs import Wanted, cancelled
 from exports.models import ExportJob, State
-from orgs.models import ApiKey, Invitation, Membership, Org, Role, User
+from orgs.actions import Action
+from orgs.models import ApiKey, AuditRecord, Invitation, Membership, Org, Role, User
 from reliability.models import Incident
 from tests.browser.conftest import Open, keep
 from tests.factories import MODEL, OTHER_MODEL, ingest, make_event, make_model, make_org, make_user
@@ -95,6 +96,11 @@ def org() -> Org:
     key, _ = ApiKey.issue(org=org, name="old", scopes=["admin"], expires_at=now + timedelta(days=3))
     key.revoke()
     Invitation.issue(org, "new@example.com", Role.FINANCE, User.objects.get(email="owner@example.com"))
+    AuditRecord.objects.create(
+        actor="user:owner@example.com", action=Action.KEY_MADE, org=org, address="2001:db8:85a3::8a2e:370:7334",
+        target="ak_1234abcd: analytics:usage:read, analytics:reliability:read, analytics:exports:create",
+    )  # fmt: skip
+    AuditRecord.objects.create(actor="key:ak_1234abcd", action=Action.REFUSED, org=org, outcome="denied")
     make_org("Empty", slug="empty")
     Membership.objects.create(
         org=Org.objects.get(slug="empty"), user=User.objects.get(email="owner@example.com"), role=Role.ORG_ADMIN
@@ -141,6 +147,8 @@ SIGNED_IN = {
     "exports-begun": f"/orgs/acme/exports/?range=custom&start=2026-01-01T10:00&end=2026-01-02&model={MODEL}",
     "exports-empty": "/orgs/empty/exports/",
     "settings": "/orgs/acme/settings/",
+    "audit": "/orgs/acme/settings/audit/",
+    "audit-none": "/orgs/acme/settings/audit/?actor=nobody@example.com&before=1",
     "orgs": "/orgs/",
     "no-access": "/orgs/acme-2/usage/",
     "not-found": "/nothing-here",

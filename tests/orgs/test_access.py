@@ -75,10 +75,14 @@ ASK = (
     Route("POST", f"{EXPORT}/cancel", Scope.EXPORTS_CREATE, success=409),  # the job is over
     Route("POST", f"{EXPORT}/rerun", Scope.EXPORTS_CREATE, success=202),
 )
+ADMINISTRATION = (
+    Route("GET", f"{ORG}/audit", Scope.ADMIN),
+    Route("GET", f"{ORG}/audit.csv", Scope.ADMIN),
+)
 DATASETS = Route("GET", "exports/datasets", Scope.EXPORTS_READ)  # names no org
 SEND = Route("POST", f"{ORG}/events", Scope.EVENTS_WRITE)
 VALIDATE = Route("POST", "events/validate", Scope.EVENTS_WRITE, success=204)  # names no org
-OF_ORGS = (*READS, *EXPORTS, *ASK, SEND)
+OF_ORGS = (*READS, *EXPORTS, *ASK, *ADMINISTRATION, SEND)
 ROUTES = (*OF_ORGS, DATASETS, VALIDATE)
 # For everybody: they tell nothing about any org.
 OPEN = {"* status/healthz", "* status/readyz", "GET schema", "GET docs"}
@@ -142,6 +146,9 @@ def cases() -> Iterator[Any]:
     for credential, (reads, sends, validates, exports, asks, datasets) in TABLE.items():
         named = {SEND: sends, VALIDATE: validates, DATASETS: datasets}
         named |= dict.fromkeys(EXPORTS, exports) | dict.fromkeys(ASK, asks)
+        # As asking for exports, but for admins alone.
+        administers = "403 403 403" if credential in ("an engineer", "a finance member") else asks
+        named |= dict.fromkeys(ADMINISTRATION, administers)
         for route in ROUTES:
             outcomes = named.get(route, reads).split()
             for place, outcome in zip(PLACES, outcomes, strict=False):
@@ -237,7 +244,9 @@ def test_each_credential_gets_what_the_table_says(
         challenge = 'Bearer error="invalid_token"' if "token" in credential else 'ApiKey realm="analytics"'
         assert answer["WWW-Authenticate"] == challenge
     if status == 403:
-        assert not AuditRecord.objects.exists()
+        refused = AuditRecord.objects.get()
+        assert (refused.action, refused.outcome, refused.request_id) == ("refused", "denied", answer["X-Request-ID"])
+        assert refused.org_id in (None, world.org_id(place))
 
 
 def routes(patterns: Sequence[URLPattern | URLResolver], prefix: str = "") -> Iterator[str]:

@@ -176,7 +176,7 @@ def test_a_key_is_shown_once(org: Org, owner: User) -> None:
     assert key.expires_at is not None
     assert "no-store" in shown["Cache-Control"]
     assert token not in client.get(settings_of(org)).content.decode()
-    assert actions(org) == ["created key"]
+    assert actions(org) == ["key made"]
 
 
 def test_a_key_needs_a_scope(org: Org, owner: User) -> None:
@@ -194,7 +194,7 @@ def test_a_key_is_revoked_and_only_by_its_org(org: Org, owner: User) -> None:
     client.post(settings_of(org, "revoke-key", key.pk))
     client.post(settings_of(org, "revoke-key", key.pk))
     assert ApiKey.find(token) is None
-    assert actions(org) == ["revoked key"]
+    assert actions(org) == ["key revoked"]
 
 
 def test_an_invitation_is_a_link_shown_once(org: Org, owner: User) -> None:
@@ -223,7 +223,7 @@ def test_roles_change_and_members_leave(org: Org, owner: User) -> None:
     client.post(settings_of(org, "change-role", member.pk), {"role": "emperor"})
     client.post(settings_of(org, "remove-member", member.pk))
     assert not Membership.objects.filter(pk=member.pk).exists()
-    assert actions(org) == ["changed role", "removed member"]
+    assert actions(org) == ["role changed", "member removed"]
 
 
 def test_the_last_admin_stays(org: Org, owner: User) -> None:

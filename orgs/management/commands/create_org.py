@@ -11,6 +11,8 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.text import slugify
 
+from orgs import audit
+from orgs.actions import Action
 from orgs.models import ApiKey, Membership, Org, Role, Scope, ServedModel, User
 
 
@@ -38,7 +40,9 @@ class Command(BaseCommand):
             login = f"{email} (the password it has)" if user else f"{email} / {password}"
             user = user or User.objects.create_user(email, password)
             Membership.objects.create(org=org, user=user, role=Role.ORG_ADMIN)
-            _, token = ApiKey.issue(org=org, name="first key", scopes=[Scope.ADMIN], created_by=user)
+            key, token = ApiKey.issue(org=org, name="first key", scopes=[Scope.ADMIN], created_by=user)
+            audit.record_command("create_org", Action.MEMBER_ADDED, org.pk, f"{email} as {Role.ORG_ADMIN}")
+            audit.record_command("create_org", Action.KEY_MADE, org.pk, f"{key.prefix}: {Scope.ADMIN}")
         self.stdout.write(
             f"Organisation {org.name} ({org.pk})\n"
             f"Page:  {settings.PUBLIC_URL}/orgs/{org.slug}/usage/\n"
