@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint bench bench-stream bench-scale crashtest attack scenarios lock clean
+.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest attack scenarios lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -64,6 +64,10 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check --fail-level WARNING
+
+# Known vulnerabilities of what is locked; asks a database on the network.
+audit: .venv/dev
+	@$(BIN)/pip-audit --disable-pip --require-hashes --progress-spinner off -r requirements/dev.txt
 
 check: lint test
 
