@@ -13,7 +13,7 @@ def test_nothing_that_is_committed_looks_like_a_secret_but_what_is_known_not_to_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`.secrets.baseline` lists what only looks like one: passwords of examples and of tests. A line more there is looked at
-    twice; `detect-secrets scan $(git ls-files > .secrets.baseline` writes it."""
+    twice; `detect-secrets scan` writes the list."""
     monkeypatch.chdir(settings.BASE_DIR)
     listed = subprocess.run(
         ["git", "ls-files", ":!requirements", ":!*.png", ":!.secrets.baseline"],
