@@ -258,7 +258,7 @@ def test_cookies_are_kept_from_scripts_and_from_other_sites() -> None:
     client = Client()
     client.get("/login/")
     client.post("/login/", {"username": user.email, "password": "correct horse"})
-    assert set(client.cookies) == {"csrftoken", "sessionid"}
+    assert set(client.cookies) == {"csrftoken", "sessionid", "known-browser"}
     for cookie in client.cookies.values():
         assert cookie["httponly"]
         assert cookie["samesite"] in ("Lax", "Strict")

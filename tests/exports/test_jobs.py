@@ -367,7 +367,8 @@ def test_calling_off_does_not_wait_for_who_is_finishing(org: Org) -> None:
 
 
 def test_both_roads_are_roads_however_many_points_there_are(org: Org, monkeypatch: pytest.MonkeyPatch) -> None:
-    ingest([make_event(org, occurred_at=NOON + n * HOUR, model_id=uuid4()) for n in (0, 1, 10, 11) for _ in range(8)])
+    models = [uuid4() for _ in range(8)]
+    ingest([make_event(org, occurred_at=NOON + n * HOUR, model_id=model) for n in (0, 1, 10, 11) for model in models])
     roll_up()
     monkeypatch.setattr("usage.series.MAX_SERIES_POINTS", 20)
     HourlyUsage.objects.filter(org_id=org.pk).update(cost_cents=Decimal("99.0000"))
