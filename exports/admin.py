@@ -21,9 +21,9 @@ from orgs.actions import Action
 from orgs.admin_base import BaseAdmin, Link, ModelForm, ReadOnly, actor, as_uuid
 from orgs.models import AuditRecord
 from usage.series import Unanswerable
-from usage.windows import DAY, UTC_ZONE, Window, first_of_month, local_day, midnight, next_month
+from usage.windows import UTC_ZONE, Window, first_of_month, local_day, midnight, next_month, previous_month
 
-from . import jobs
+from . import asking, jobs
 from .contents import dataset_of
 from .delivery import Undeliverable
 from .display import size
@@ -55,9 +55,9 @@ class SummaryForm(ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["format"].choices = [(kind.value, kind.value) for kind in Format if not kind.missing]  # type: ignore[attr-defined]
-        today = first_of_month(local_day(timezone.now(), UTC_ZONE))
-        self.fields["first"].initial = first_of_month(today - DAY)
-        self.fields["last"].initial = today
+        today = local_day(timezone.now(), UTC_ZONE)
+        self.fields["first"].initial = previous_month(today)
+        self.fields["last"].initial = first_of_month(today)
 
     def clean(self) -> dict[str, Any]:
         asked = super().clean() or {}
@@ -186,11 +186,9 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
         new, refused = [], []
         for job in queryset.exclude(status__in=OPEN).select_related("org"):
             try:
-                new.append(jobs.again(job, audit.actor_of(request)))
+                new.append(asking.again(request, job))
             except (Unanswerable, jobs.TooManyOpen) as error:
                 refused.append(f"{job}: {error}")
-            else:
-                audit.record(request, Action.EXPORT_ASKED_FOR, job.org_id, str(new[-1].pk))
         self.log_each(request, ExportJob.objects.filter(pk__in=[job.pk for job in new]), "Asked for again.")
         messages.info(request, f"{len(new)} asked for again; what is open already is left alone.")
         for text in refused[:5]:
@@ -198,9 +196,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
 
     @admin.action(description="Cancel selected exports", permissions=("run",))
     def cancel(self, request: HttpRequest, queryset: QuerySet[ExportJob]) -> None:
-        over = [job.pk for job in queryset.filter(status__in=OPEN) if jobs.cancel(job, audit.actor_of(request))]
-        for job in ExportJob.objects.filter(pk__in=over):
-            audit.record(request, Action.EXPORT_CANCELLED, job.org_id, str(job.pk))
+        over = [job.pk for job in queryset.filter(status__in=OPEN) if asking.cancel(request, job)]
         self.log_each(request, ExportJob.objects.filter(pk__in=over), "Cancelled.")
         messages.info(request, f"{len(over)} cancelled.")
 
@@ -220,9 +216,7 @@ class ExportJobAdmin(ReadOnly, BaseAdmin):
         return ("progress", "file_size", "sums", "downloads") if obj else ()
 
     def save_model(self, request: HttpRequest, obj: ExportJob, form: Any, change: bool) -> None:
-        job = jobs.ask(form.wanted, audit.actor_of(request))
-        audit.record(request, Action.EXPORT_ASKED_FOR, None, str(job.pk))
-        obj.__dict__.update(job.__dict__)
+        obj.__dict__.update(asking.ask(request, form.wanted).__dict__)
 
 
 @admin.register(ExportBucket)

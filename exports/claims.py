@@ -131,8 +131,13 @@ def note_failure(job: ExportJob, message: str, *, is_passing: bool, is_mismatch:
     failures = job.failures + 1
     is_over = not is_passing or failures >= MAX_EXPORT_FAILURES
     now, state = timezone.now(), State.FAILED if is_over else State.PENDING
-    change = {"status": state, "failures": failures, "failed_at": now, "error": message[:500]}
-    change["is_mismatch"] = is_mismatch
+    change = {
+        "status": state,
+        "failures": failures,
+        "failed_at": now,
+        "error": message[:500],
+        "is_mismatch": is_mismatch,
+    }
     if is_over:
         change["completed_at"] = now
     else:

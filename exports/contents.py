@@ -41,7 +41,7 @@ def dataset_of(job: ExportJob) -> Dataset:
             window=window,
             limit=job.row_limit or MAX_INCIDENT_ROWS,
             model_id=None if model_ids is None else next(iter(model_ids)),
-            status=next((status for status in Status if status.label == job.call_status), None),
+            status=Status.called(job.call_status),
         )
     )
     usage.check_length(window, UTC_ZONE)

@@ -9,8 +9,9 @@ from orgs.models import Org
 from usage.display import span_text
 from usage.filters import Filters
 from usage.formatting import exact_cents, grouped, money
-from usage.windows import DAY, Window, first_of_month, local_day
+from usage.windows import Window, local_day, previous_month
 
+from . import monthly
 from .datasets.usage import Grain
 from .forms import FORMATS, GRAINS, OUTCOMES
 from .jobs import cancelled
@@ -124,6 +125,6 @@ def size(number: int) -> str:
 
 def last_month(org: Org, zone: ZoneInfo, now: datetime) -> LastMonth:
     """Its newest version."""
-    first = first_of_month(first_of_month(local_day(now, zone)) - DAY)
-    job = ExportJob.objects.filter(org=org, month=first).order_by("-version", "-created_at").first()
+    first = previous_month(local_day(now, zone))
+    job = monthly.latest_of(org, first)
     return LastMonth(f"{first:%B %Y}", row(job, zone, now) if job else None)

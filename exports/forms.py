@@ -131,7 +131,7 @@ class ExportForm(forms.Form):
     def wanted(self) -> Wanted:
         asked = self.cleaned_data
         is_calls = asked["dataset"] == Kind.INCIDENT_EVENTS
-        status = next((known for known in Status if known.label == asked["status"]), None) if is_calls else None
+        status = Status.called(asked["status"]) if is_calls else None
         return Wanted(
             org=self.org,
             window=asked["window"],

@@ -19,14 +19,12 @@ from drf_spectacular.utils import (
 )
 from rest_framework import serializers
 from rest_framework.exceptions import APIException, NotFound, ValidationError
-from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from ingestion.models import Status
-from orgs import audit
-from orgs.actions import Action
+from orgs import paging
 from orgs.limits import (
     DEFAULT_INCIDENT_ROWS,
     EXPORT_REFUSED_SECONDS,
@@ -35,15 +33,15 @@ from orgs.limits import (
     MAX_IDEMPOTENCY_KEY_LENGTH,
     MAX_INCIDENT_ROWS,
     MAX_OPEN_EXPORTS,
-    MAX_PAGE_ROWS,
     RETRY_AFTER_SECONDS,
 )
 from orgs.models import Org, Scope
+from orgs.paging import ListCursor
 from usage.queries import Wrong, moment
 from usage.series import Unanswerable, zone_of
 from usage.windows import UTC_ZONE, Window
 
-from . import jobs
+from . import asking, jobs
 from .contents import COLUMNS
 from .datasets.usage import Grain
 from .delivery import Undeliverable
@@ -150,7 +148,6 @@ class ExportRequest(Strict):
         asked = self.validated_data
         is_incident = asked["dataset"] == Kind.INCIDENT_EVENTS
         models, delivery = asked.get("models"), asked.get("delivery")
-        status = asked.get("status")
         return jobs.Wanted(
             org=org,
             window=asked["timeRange"],
@@ -159,7 +156,7 @@ class ExportRequest(Strict):
             grain=Grain(asked["granularity"]),
             zone=(zone_of(org) if asked["timeZone"] == "org" else UTC_ZONE).key,
             model_ids=None if models is None else frozenset(models),
-            call_status=None if status is None else next(known for known in Status if known.label == status),
+            call_status=Status.called(asked.get("status")),
             row_limit=(asked.get("limit") or DEFAULT_INCIDENT_ROWS) if is_incident else None,
             bucket=None if delivery is None else delivery["bucket"],
         )
@@ -248,22 +245,13 @@ REFUSED = {
 }
 
 
-class ExportsCursor(CursorPagination):
-    """Newest first, by export_jobs_by_org."""
+class ExportsCursor(ListCursor):
+    """By export_jobs_by_org."""
 
     ordering = ("-created_at", "-id")
-    page_size = 50
-    max_page_size = MAX_PAGE_ROWS
-    page_size_query_param = "limit"
 
-    def decode_cursor(self, request: Request) -> Any:
-        try:
-            cursor = super().decode_cursor(request)
-            if cursor is not None and cursor.position is not None:
-                datetime.fromisoformat(str(cursor.position))
-            return cursor
-        except (NotFound, ValueError) as error:
-            raise ValidationError({"cursor": "is not one that this list has given"}) from error
+    def check_position(self, position: str) -> None:
+        datetime.fromisoformat(position)
 
 
 class ExportsView(APIView):
@@ -295,8 +283,7 @@ class ExportsView(APIView):
         asked = ExportRequest(data=request.data)
         asked.is_valid(raise_exception=True)
         with _as_problems():
-            job = jobs.ask(asked.wanted(self.org), audit.actor_of(request), _idempotency_key(request))
-        audit.record(request, Action.EXPORT_ASKED_FOR, job.org_id, str(job.pk))
+            job = asking.ask(request, asked.wanted(self.org), _idempotency_key(request))
         return Response(as_document(job), 202)
 
     @extend_schema(
@@ -304,31 +291,19 @@ class ExportsView(APIView):
         tags=["exports"],
         parameters=[
             OpenApiParameter("status", enum=State.values),
-            OpenApiParameter("cursor", OpenApiTypes.STR, description="From `next` of the page before."),
-            OpenApiParameter("limit", OpenApiTypes.INT, default=50, description=f"1 to {MAX_PAGE_ROWS} jobs a page."),
+            *paging.PARAMETERS,
         ],
-        responses=inline_serializer(
-            "ExportJobs",
-            {
-                "items": serializers.ListField(child=JOB),
-                "next": serializers.URLField(allow_null=True, help_text="The next page; null on the last."),
-            },
-        ),
+        responses=paging.page_of("ExportJobs", JOB),
     )
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
         """The org's jobs, newest first."""
-        status, limit = request.query_params.get("status", ""), request.query_params.get("limit", "")
-        errors = {}
+        status, errors = request.query_params.get("status", ""), paging.limit_errors(request)
         if status and status not in State.values:
             errors["status"] = f"must be one of {', '.join(State.values)}"
-        if limit and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_PAGE_ROWS):
-            errors["limit"] = f"must be an integer from 1 to {MAX_PAGE_ROWS}"
         if errors:
             raise ValidationError(errors)
         found = ExportJob.objects.filter(org=self.org, **({"status": status} if status else {}))
-        pages = ExportsCursor()
-        page = pages.paginate_queryset(found, request, self)
-        return Response({"items": [as_document(job) for job in page or []], "next": pages.get_next_link()})
+        return ExportsCursor().answer(found, request, self, as_document)
 
 
 class ExportView(APIView):
@@ -372,9 +347,8 @@ class CancelView(APIView):
     def post(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> Response:
         """Call a job off: it fails, with that as its error. One that is being made ends within seconds."""
         job = _job(self.org, job_id)
-        if not jobs.cancel(job, audit.actor_of(request)):
+        if not asking.cancel(request, job):
             raise Conflict("The export is over, or is being finished just now: there is nothing to cancel.")
-        audit.record(request, Action.EXPORT_CANCELLED, job.org_id, str(job.pk))
         return Response(as_document(_job(self.org, job_id)), 202)
 
 
@@ -391,8 +365,7 @@ class RerunView(APIView):
         if job.is_open:
             raise Conflict("The export is not over: wait for it, or cancel it.")
         with _as_problems():
-            new = jobs.again(job, audit.actor_of(request))
-        audit.record(request, Action.EXPORT_ASKED_FOR, new.org_id, str(new.pk))
+            new = asking.again(request, job)
         return Response(as_document(new), 202)
 
 
@@ -435,10 +408,7 @@ class DatasetsView(APIView):
                     {
                         "dataset": kind,
                         "formats": formats,
-                        "columns": [
-                            {"name": c.name, "type": c.type, "unit": c.unit, "meaning": c.meaning}
-                            for c in COLUMNS[kind]
-                        ],
+                        "columns": [column.as_document for column in COLUMNS[kind]],
                     }
                     for kind in OF_AN_ORG
                 ]

@@ -210,7 +210,7 @@ def again(job: ExportJob, by: str) -> ExportJob:
         grain=Grain(job.granularity or Grain.DAILY),
         zone=job.time_zone,
         model_ids=None if job.model_ids is None else frozenset(job.model_ids),
-        call_status=next((status for status in Status if status.label == job.call_status), None),
+        call_status=Status.called(job.call_status),
         row_limit=job.row_limit,
         bucket=job.bucket if is_listed(job.org, job.bucket) else None,
         month=job.month if failed else None,

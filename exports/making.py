@@ -240,10 +240,7 @@ def manifest(job: ExportJob, made: Made) -> dict[str, Any]:
             "status": job.call_status or None,
             "limit": job.row_limit,
         },
-        "columns": [
-            {"name": column.name, "type": column.type, "unit": column.unit, "meaning": column.meaning}
-            for column in made.dataset.columns
-        ],
+        "columns": [column.as_document for column in made.dataset.columns],
         "rowCount": made.written.rows,
         "isTruncated": made.is_cut,
         "byteCount": made.size,

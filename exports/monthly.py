@@ -14,7 +14,7 @@ from usage import freshness
 from usage.models import Freshness
 from usage.retention import daily_horizon
 from usage.series import Figures, Question, Unanswerable, zone_of
-from usage.windows import DAY, Window, first_of_month, local_day, midnight, month, next_month
+from usage.windows import Window, local_day, midnight, month, next_month, previous_month
 
 from . import jobs
 from .datasets import as_text
@@ -39,9 +39,14 @@ def ask_for_months(now: datetime | None = None) -> int:
     return asked
 
 
+def latest_of(org: Org, first: date) -> ExportJob | None:
+    """The newest version of a month's file."""
+    return ExportJob.objects.filter(org=org, month=first).order_by("-version", "-created_at").first()
+
+
 def _months(org: Org, zone: ZoneInfo, now: datetime) -> list[date]:
     """The last month, those since the newest that has a file, and those whose file can still change. Uses export_jobs_by_org."""
-    last = first_of_month(first_of_month(local_day(now, zone)) - DAY)
+    last = previous_month(local_day(now, zone))
     since = now - timedelta(days=settings.EXPORT_RETENTION_DAYS)
     known = ExportJob.objects.filter(org=org, month__isnull=False)
     lately = known.filter(created_at__gt=since).values_list("month", flat=True)
@@ -54,7 +59,7 @@ def _months(org: Org, zone: ZoneInfo, now: datetime) -> list[date]:
 
 
 def _ask_if_due(org: Org, zone: ZoneInfo, first: date, now: datetime, complete: datetime) -> bool:
-    latest = ExportJob.objects.filter(org=org, month=first).order_by("-version", "-created_at").first()
+    latest = latest_of(org, first)
     window = month(first, zone)
     if min(now - MONTH_CLOSES_AFTER, complete) < window.end:
         return False

@@ -13,8 +13,6 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from orgs import audit
-from orgs.actions import Action
 from orgs.limits import MAX_EXPORT_DAYS
 from orgs.models import Org, Scope
 from orgs.pages import frame, org_page
@@ -24,7 +22,7 @@ from usage.pages import by_name
 from usage.series import Unanswerable, zone_of
 from usage.windows import local_day
 
-from . import display, jobs
+from . import asking, display, jobs
 from .delivery import Undeliverable, store_of
 from .delivery.folder import FolderStore, signed
 from .downloads import hand_out
@@ -68,14 +66,11 @@ def create(request: HttpRequest, org: Org) -> HttpResponse:
     form = _form(org, request.POST)
     if form.is_valid():
         try:
-            job = jobs.ask(form.wanted, audit.actor_of(request))
+            return _back(org, asking.ask(request, form.wanted))
         except Unanswerable as error:
             form.refuse(error.field, str(error))
         except jobs.TooManyOpen as error:
             form.add_error(None, str(error))
-        else:
-            audit.record(request, Action.EXPORT_ASKED_FOR, org.pk, str(job.pk))
-            return _back(org, job)
     return _page(request, org, form, 400)
 
 
@@ -83,8 +78,7 @@ def create(request: HttpRequest, org: Org) -> HttpResponse:
 @require_POST
 def cancel(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
     job = get_object_or_404(ExportJob, pk=job_id, org=org)
-    if jobs.cancel(job, audit.actor_of(request)):
-        audit.record(request, Action.EXPORT_CANCELLED, org.pk, str(job.pk))
+    if asking.cancel(request, job):
         return _back(org, job)
     messages.error(request, "This file was finished already: there was nothing to cancel.")
     return _back(org)
@@ -97,14 +91,11 @@ def rerun(request: HttpRequest, org: Org, job_id: uuid.UUID) -> HttpResponse:
     if job.is_open:
         return _back(org, job)
     try:
-        new = jobs.again(job, audit.actor_of(request))
+        return _back(org, asking.again(request, job))
     except Unanswerable as error:
         messages.error(request, f"This file can't be made again: {error.field} {error}.")
     except jobs.TooManyOpen as error:
         messages.error(request, str(error))
-    else:
-        audit.record(request, Action.EXPORT_ASKED_FOR, org.pk, str(new.pk))
-        return _back(org, new)
     return _back(org)
 
 

@@ -1,6 +1,7 @@
 """Files by API."""
 
 import uuid
+from collections.abc import Iterable
 
 from django.http import HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -32,11 +33,24 @@ class CsvRenderer(BaseRenderer):
         return b""
 
 
+class CsvView(APIView):
+    """Answers with a file, whatever form is preferred."""
+
+    org: Org
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        return [*super().get_renderers(), CsvRenderer()]
+
+    def stream(self, name: str, lines: Iterable[str | bytes], **headers: str) -> StreamingHttpResponse:
+        told = {"Content-Disposition": f'attachment; filename="{name}"', **headers}
+        return StreamingHttpResponse(lines, content_type="text/csv; charset=utf-8", headers=told)
+
+
 def _status(text: str) -> Status:
-    try:
-        return next(status for status in Status if status.label == text)
-    except StopIteration as error:
-        raise Wrong("must be one of " + ", ".join(Status.labels)) from error
+    status = Status.called(text)
+    if status is None:
+        raise Wrong("must be one of " + ", ".join(Status.labels))
+    return status
 
 
 def _limit(text: str) -> int:
@@ -45,12 +59,8 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-class IncidentView(APIView):
+class IncidentView(CsvView):
     required_scope = Scope.RELIABILITY_READ
-    org: Org
-
-    def get_renderers(self) -> list[BaseRenderer]:
-        return [*super().get_renderers(), CsvRenderer()]
 
     @extend_schema(
         operation_id="getIncidentCsv",
@@ -89,18 +99,11 @@ class IncidentView(APIView):
             status=asked.get("status"),
         )
         name = f"incident-{self.org.slug}-{asked['start']:%Y%m%dT%H%M%SZ}.csv"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        if incident.is_cut():
-            headers["X-Truncated"] = "true"
-        return StreamingHttpResponse(file(incident), content_type="text/csv; charset=utf-8", headers=headers)
+        return self.stream(name, file(incident), **({"X-Truncated": "true"} if incident.is_cut() else {}))
 
 
-class AuditCsvView(APIView):
+class AuditCsvView(CsvView):
     required_scope = Scope.ADMIN
-    org: Org
-
-    def get_renderers(self) -> list[BaseRenderer]:
-        return [*super().get_renderers(), CsvRenderer()]
 
     @extend_schema(
         operation_id="getAuditCsv",
@@ -111,7 +114,4 @@ class AuditCsvView(APIView):
     def get(self, request: Request, org_id: uuid.UUID) -> HttpResponseBase:
         """Who did what to the organisation, as CSV."""
         asked = audit_views.asked_filters(request)
-        headers = {"Content-Disposition": f'attachment; filename="audit-{self.org.slug}.csv"'}
-        return StreamingHttpResponse(
-            audit_csv.file(self.org, **asked), content_type="text/csv; charset=utf-8", headers=headers
-        )
+        return self.stream(f"audit-{self.org.slug}.csv", audit_csv.file(self.org, **asked))

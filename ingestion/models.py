@@ -27,6 +27,11 @@ class Status(models.IntegerChoices):
     TIMEOUT = 2, "timeout"
     THROTTLED = 3, "throttled"
 
+    @classmethod
+    def called(cls, label: str | None) -> "Status | None":
+        """The status of that name; None where none has it."""
+        return next((status for status in cls if status.label == label), None)
+
 
 class Batch(models.Model):
     """One transaction of events: where they came from, what became of them, whether the rollups have them.

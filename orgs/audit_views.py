@@ -6,16 +6,15 @@ from typing import Any
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers
-from rest_framework.exceptions import NotFound, ValidationError
-from rest_framework.pagination import CursorPagination
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from . import audit
+from . import audit, paging
 from .actions import Action
-from .limits import MAX_PAGE_ROWS
 from .models import AuditRecord, Org, Scope
+from .paging import ListCursor
 
 FILTERS = [
     OpenApiParameter(
@@ -67,22 +66,14 @@ def asked_filters(request: Request) -> dict[str, str]:
     return {"actor": actor, "action": action}
 
 
-class AuditCursor(CursorPagination):
-    """Newest first, by number."""
+class AuditCursor(ListCursor):
+    """By number: audit_by_org."""
 
     ordering = "-id"
-    page_size = 50
-    max_page_size = MAX_PAGE_ROWS
-    page_size_query_param = "limit"
 
-    def decode_cursor(self, request: Request) -> Any:
-        try:
-            cursor = super().decode_cursor(request)
-            if cursor is not None and cursor.position is not None and not 0 <= int(cursor.position) < 2**63:
-                raise ValueError
-            return cursor
-        except (NotFound, ValueError) as error:
-            raise ValidationError({"cursor": "is not one that this list has given"}) from error
+    def check_position(self, position: str) -> None:
+        if not 0 <= int(position) < 2**63:
+            raise ValueError(position)
 
 
 class AuditView(APIView):
@@ -94,24 +85,13 @@ class AuditView(APIView):
         tags=["audit"],
         parameters=[
             *FILTERS,
-            OpenApiParameter("cursor", OpenApiTypes.STR, description="From `next` of the page before."),
-            OpenApiParameter(
-                "limit", OpenApiTypes.INT, default=50, description=f"1 to {MAX_PAGE_ROWS} records a page."
-            ),
+            *paging.PARAMETERS,
         ],
-        responses=inline_serializer(
-            "AuditRecords",
-            {
-                "items": serializers.ListField(child=RECORD),
-                "next": serializers.URLField(allow_null=True, help_text="The next page; null on the last."),
-            },
-        ),
+        responses=paging.page_of("AuditRecords", RECORD),
     )
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
         """Who did what to the organisation, newest first."""
-        limit = request.query_params.get("limit", "")
-        if limit and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_PAGE_ROWS):
-            raise ValidationError({"limit": f"must be an integer from 1 to {MAX_PAGE_ROWS}"})
-        pages = AuditCursor()
-        page = pages.paginate_queryset(audit.trail_of(self.org, **asked_filters(request)), request, self)
-        return Response({"items": [as_document(found) for found in page or []], "next": pages.get_next_link()})
+        if errors := paging.limit_errors(request):
+            raise ValidationError(errors)
+        found = audit.trail_of(self.org, **asked_filters(request))
+        return AuditCursor().answer(found, request, self, as_document)

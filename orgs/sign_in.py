@@ -40,7 +40,7 @@ class Throttled(ValidationError):
         self.seconds = seconds
 
 
-class _Throttles(AuthenticationForm):
+class ThrottledForm(AuthenticationForm):
     """An attempt that is refused here looks at no password."""
 
     throttled_for: int | None = None  # seconds
@@ -61,11 +61,7 @@ class _Throttles(AuthenticationForm):
         return data
 
 
-class ThrottledForm(_Throttles):
-    """For pages."""
-
-
-class ThrottledAdminForm(_Throttles, AdminAuthenticationForm):
+class ThrottledAdminForm(ThrottledForm, AdminAuthenticationForm):
     """For the admin's own page."""
 
 

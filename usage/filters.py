@@ -23,6 +23,7 @@ from .windows import (
     ceil_hour,
     local_day,
     midnight,
+    previous_month,
     shift_days,
     utc,
 )
@@ -81,7 +82,7 @@ class Filters:
         first, last = {
             "30d": (today - 29 * DAY, today),
             "month": (month, today),
-            "last_month": ((month - DAY).replace(day=1), month - DAY),
+            "last_month": (previous_month(month), month - DAY),
         }.get(self.range, (today - 6 * DAY, today))
         return Window(midnight(first, self.zone), midnight(last + DAY, self.zone))
 
@@ -92,7 +93,7 @@ class Filters:
         passed = min(window.end, max(self.now, window.start))
         if self.range in ("month", "last_month"):
             first = local_day(window.start, zone)
-            days = (first - (first - DAY).replace(day=1)).days
+            days = (first - previous_month(first)).days
         elif self.range == "24h" or not self._whole_days:
             length = window.end - window.start
             return Window(window.start - length, passed - length)

@@ -55,6 +55,11 @@ def next_month(day: date) -> date:
     return (first_of_month(day) + 31 * DAY).replace(day=1)
 
 
+def previous_month(day: date) -> date:
+    """The first day of the month before that of a day."""
+    return first_of_month(first_of_month(day) - DAY)
+
+
 @dataclass(frozen=True, order=True)
 class Window:
     """start <= t < end, aware UTC."""

@@ -49,6 +49,11 @@ class Column:
         if self.is_summed and self.type not in (Type.INTEGER, Type.DECIMAL):
             raise ValueError(f"{self.name} has no total: it is of type {self.type}")
 
+    @property
+    def as_document(self) -> dict[str, str]:
+        """What the API and manifests say of it."""
+        return {"name": self.name, "type": self.type, "unit": self.unit, "meaning": self.meaning}
+
 
 @dataclass(frozen=True)
 class Copied:
