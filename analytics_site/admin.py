@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
+from django.template.response import SimpleTemplateResponse
 from django.urls import reverse
 from django.utils import timezone
 
@@ -19,6 +20,7 @@ from orgs import audit
 from orgs.admin_base import Audited, capped_count, spell
 from orgs.models import Org, ServedModel
 from orgs.sign_in import ThrottledAdminForm, conclude
+from orgs.tenancy import DatabaseRole, acting_as
 from usage.freshness import Status
 
 LEDGER_GRACE = timedelta(hours=3)  # the rotation is tried every hour
@@ -112,6 +114,11 @@ class _LogsActions(Audited):
         return response
 
 
+def _rendered(response: HttpResponse) -> HttpResponse:
+    """A page asks the database while it is written: within the view then, and not after it."""
+    return response.render() if isinstance(response, SimpleTemplateResponse) else response
+
+
 class AnalyticsAdminSite(admin.AdminSite):
     site_header = "Analytics service"
     site_title = "Analytics service"
@@ -133,7 +140,8 @@ class AnalyticsAdminSite(admin.AdminSite):
         @wraps(view)
         def noting(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             try:
-                return view(request, *args, **kwargs)
+                with acting_as(DatabaseRole.STAFF):
+                    return _rendered(view(request, *args, **kwargs))
             except PermissionDenied:
                 audit.record_refusal(request, "admin page")
                 raise

@@ -8,6 +8,8 @@ from celery.signals import beat_init, celeryd_init, setup_logging
 from click import Option
 from django_structlog.celery.steps import DjangoStructLogInitStep
 
+from orgs.tenancy import DatabaseRole, act_always_as
+
 from .env import stop_if_wrong
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
@@ -33,3 +35,9 @@ def keep_logging(**kwargs: Any) -> None:
 def check_environment(**kwargs: Any) -> None:
     """A worker or beat with wrong settings does not start."""
     stop_if_wrong()
+
+
+@celeryd_init.connect
+@beat_init.connect
+def act_as_tasks(**kwargs: Any) -> None:
+    act_always_as(DatabaseRole.TASKS)

@@ -10,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from exports.metrics import ExportState
 from ingestion.metrics import StreamState
+from orgs.tenancy import DatabaseRole, acting_as
 from reliability.metrics import ReliabilityState
 
 logger = structlog.get_logger(__name__)
@@ -29,7 +30,8 @@ def export(request: HttpRequest) -> HttpResponse:
         counters = REGISTRY
     text = generate_latest(counters)
     try:
-        text += generate_latest(_STATE)
+        with acting_as(DatabaseRole.TASKS):
+            text += generate_latest(_STATE)
     except (DatabaseError, InterfaceError) as error:
         logger.warning("metrics_without_state", error=str(error))
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)

@@ -6,9 +6,12 @@ from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
 
+from orgs.tenancy import DatabaseRole, act_always_as
+
 from .env import stop_if_wrong
 from .web_database import bound_statements
 
 stop_if_wrong()
 bound_statements()
+act_always_as(DatabaseRole.WEB)
 application = get_wsgi_application()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from orgs import audit
 from orgs.models import Org
+from orgs.tenancy import one_org
 
 from .csv_writer import lines
 
@@ -13,6 +14,11 @@ ROWS_AT_ONCE = 2_000
 
 def file(org: Org, actor: str = "", action: str = "") -> Iterator[str]:
     """The lines of the file, newest first, within memory that does not grow."""
-    found = audit.trail_of(org, actor, action).iterator(chunk_size=ROWS_AT_ONCE)
-    told = (audit.as_told_to_org(record) for record in found)
-    return lines(HEADER, ((r.pk, r.at.isoformat(), *(getattr(r, name) for name in HEADER[2:])) for r in told))
+    return lines(HEADER, _rows(org, actor, action))
+
+
+def _rows(org: Org, actor: str, action: str) -> Iterator[tuple[object, ...]]:
+    with one_org(org.pk):  # read after the view is over
+        for record in audit.trail_of(org, actor, action).iterator(chunk_size=ROWS_AT_ONCE):
+            told = audit.as_told_to_org(record)
+            yield (told.pk, told.at.isoformat(), *(getattr(told, name) for name in HEADER[2:]))

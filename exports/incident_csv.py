@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator
 
+from orgs.tenancy import DatabaseRole, assume
+
+from .datasets import snapshot
 from .datasets.incident_events import Incident, copied
 
 
 def file(incident: Incident) -> Iterator[bytes]:
     """The file, some lines at a time."""
-    return (chunk for _, chunk in copied(incident))
+    with snapshot():
+        assume(DatabaseRole.TENANT, incident.org_id)
+        for _, chunk in copied(incident):
+            yield chunk

@@ -25,6 +25,7 @@ from rest_framework.views import APIView
 
 from ingestion.models import Status
 from orgs import paging
+from orgs.api import OrgView
 from orgs.limits import (
     DEFAULT_INCIDENT_ROWS,
     EXPORT_REFUSED_SECONDS,
@@ -254,9 +255,7 @@ class ExportsCursor(ListCursor):
         datetime.fromisoformat(position)
 
 
-class ExportsView(APIView):
-    org: Org
-
+class ExportsView(OrgView):
     @property
     def required_scope(self) -> Scope:
         return Scope.EXPORTS_CREATE if self.request.method == "POST" else Scope.EXPORTS_READ
@@ -306,9 +305,8 @@ class ExportsView(APIView):
         return ExportsCursor().answer(found, request, self, as_document)
 
 
-class ExportView(APIView):
+class ExportView(OrgView):
     required_scope = Scope.EXPORTS_READ
-    org: Org
 
     @extend_schema(operation_id="getExport", tags=["exports"], responses={200: JOB, **NO_JOB})
     def get(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> Response:
@@ -316,9 +314,8 @@ class ExportView(APIView):
         return Response(as_document(_job(self.org, job_id)))
 
 
-class DownloadView(APIView):
+class DownloadView(OrgView):
     required_scope = Scope.EXPORTS_DOWNLOAD
-    org: Org
 
     @extend_schema(
         operation_id="downloadExport",
@@ -339,9 +336,8 @@ class DownloadView(APIView):
         return HttpResponseRedirect(address, headers={"Cache-Control": "no-store"})
 
 
-class CancelView(APIView):
+class CancelView(OrgView):
     required_scope = Scope.EXPORTS_CREATE
-    org: Org
 
     @extend_schema(operation_id="cancelExport", tags=["exports"], request=None, responses={202: JOB, **NO_JOB, **OVER})
     def post(self, request: Request, org_id: uuid.UUID, job_id: uuid.UUID) -> Response:
@@ -352,9 +348,8 @@ class CancelView(APIView):
         return Response(as_document(_job(self.org, job_id)), 202)
 
 
-class RerunView(APIView):
+class RerunView(OrgView):
     required_scope = Scope.EXPORTS_CREATE
-    org: Org
 
     @extend_schema(
         operation_id="rerunExport", tags=["exports"], request=None, responses={202: JOB, **NO_JOB, **REFUSED}

@@ -24,6 +24,7 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from orgs.limits import EXPORT_LONGEST
+from orgs.tenancy import DatabaseRole, assume
 from usage import freshness
 from usage.series import Unanswerable
 
@@ -153,6 +154,8 @@ def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:
     """Rows, control and freshness are those of one moment. While the rollups are asked, the file is read for its checksum."""
     with ThreadPoolExecutor(1) as beside, path.open("wb") as file, snapshot():
         now = timezone.now()
+        if job.org_id is not None:
+            assume(DatabaseRole.TENANT, job.org_id)
         dataset = dataset_of(job)
         written = write(job.file_format, dataset, file, pulse)
         file.flush()

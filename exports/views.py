@@ -8,12 +8,12 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from ingestion.models import Status
 from orgs import audit_views
+from orgs.api import OrgView
 from orgs.limits import DEFAULT_INCIDENT_ROWS, MAX_INCIDENT_ROWS
-from orgs.models import Org, Scope
+from orgs.models import Scope
 from usage.queries import Wrong, read_parameters, refused
 from usage.series import Unanswerable
 from usage.windows import Window
@@ -33,10 +33,8 @@ class CsvRenderer(BaseRenderer):
         return b""
 
 
-class CsvView(APIView):
+class CsvView(OrgView):
     """Answers with a file, whatever form is preferred."""
-
-    org: Org
 
     def get_renderers(self) -> list[BaseRenderer]:
         return [*super().get_renderers(), CsvRenderer()]

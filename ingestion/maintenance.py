@@ -10,6 +10,7 @@ import structlog
 from django.db import models
 
 from orgs.limits import ROWS_DELETED_AT_ONCE
+from orgs.tenancy import owning
 
 from .locks import Lock, hold_for_session, let_go_for_session
 
@@ -51,7 +52,8 @@ def carry_out(steps: Iterable[Step]) -> Iterator[tuple[Step, int]]:
     try:
         for step in steps:
             try:
-                freed = step.run()
+                with owning("usage_events"):
+                    freed = step.run()
             except Exception:
                 logger.exception("maintenance_failed", action=step.action, subject=step.subject)
             else:

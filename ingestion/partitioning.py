@@ -11,6 +11,8 @@ from enum import StrEnum
 from django.db import connection, transaction
 from psycopg import sql
 
+from orgs.tenancy import DatabaseRole, acting_as
+
 from .locks import Lock, take
 
 _FORMATS = {"day": "%Y%m%d", "month": "%Y%m"}  # of what a partition's name ends with
@@ -92,40 +94,14 @@ class Partitioned:
             self._make(missing[first : first + MADE_AT_ONCE])
 
     def _make(self, starts: list[date]) -> None:
-        with transaction.atomic(), connection.cursor() as cursor:
+        with acting_as(DatabaseRole.TASKS), connection.cursor() as cursor:
             take(cursor, Lock.PARTITIONS)
-            names = {self.name_of(start): start for start in starts}
-            cursor.execute(
-                "SELECT c.relname, i.inhrelid IS NOT NULL, coalesce(i.inhdetachpending, false) FROM pg_class c"
-                " LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = %(table)s::regclass"
-                " WHERE c.relname = ANY(%(names)s)"
-                " AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = %(table)s::regclass)",
-                {"table": self.table, "names": list(names)},
-            )
-            there = {name: (is_attached, is_pending) for name, is_attached, is_pending in cursor.fetchall()}
-            for name in sorted(names):
-                is_attached, is_pending = there.get(name, (False, False))
-                if is_attached and not is_pending:
-                    continue
-                statements = []
-                if name not in there:
-                    statements.append(
-                        "CREATE TABLE {partition} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
-                    )
-                if is_pending:
-                    statements.append("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE")
-                statements += [
-                    # One that was there already has been detached, to be dropped: what it holds comes back.
-                    "ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})",
-                    "COMMENT ON TABLE {partition} IS NULL",
-                ]
+            for start in starts:
+                # A function of the owner's: whoever writes events owns nothing. One that is there already has been
+                # detached, to be dropped: what it holds comes back.
                 cursor.execute(
-                    sql.SQL("; ".join(statements)).format(
-                        table=sql.Identifier(self.table),
-                        partition=sql.Identifier(name),
-                        start=self._bound(names[name]),
-                        end=self._bound(self.unit.end(names[name])),
-                    )
+                    "SELECT ingestion_make_partition(%s, %s, %s, %s)",
+                    [self.table, self.name_of(start), self._bound(start), self._bound(self.unit.end(start))],
                 )
             transaction.on_commit(lambda: self._known.update(starts))
 
@@ -197,5 +173,5 @@ class Partitioned:
         digits = name.rpartition("_p")[2]
         return date(int(digits[:4]), int(digits[4:6]), int(digits[6:] or 1))
 
-    def _bound(self, day: date) -> sql.Literal:
-        return sql.Literal(midnight(day) if self.of_moments else day)
+    def _bound(self, day: date) -> str:
+        return (midnight(day) if self.of_moments else day).isoformat()

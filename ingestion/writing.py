@@ -13,11 +13,12 @@ from itertools import zip_longest
 
 import psycopg.errors
 import structlog
-from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from orgs.registry import add_stubs
+from orgs.tenancy import DatabaseRole, acting_as
 
 from . import conflicts, dedupe, metrics, storage
 from .models import Batch, Door, Ledger, QuarantinedMessage
@@ -66,13 +67,12 @@ def store(delivery: Delivery) -> Batch:
     """
     started_at = timezone.now()
     identities = list(map(identity, delivery.events))
-    prices = PriceBook(event.model_id for event in delivery.events if event.cost_estimate_cents is None)
     days = days_of(identities)
     for attempt in range(MAX_ATTEMPTS):
         try:
             storage.ensure_days(days)
-            with transaction.atomic(), connection.cursor() as cursor:
-                batch = _write(cursor, delivery, identities, prices, started_at, attempt)
+            with acting_as(DatabaseRole.TASKS), connection.cursor() as cursor:
+                batch = _write(cursor, delivery, identities, started_at, attempt)
         except (OperationalError, IntegrityError, ProgrammingError) as error:
             if attempt + 1 == MAX_ATTEMPTS or not isinstance(error.__cause__, _REPEATABLE):
                 raise
@@ -108,7 +108,6 @@ def _write(
     cursor: CursorWrapper,
     delivery: Delivery,
     identities: Sequence[Identity],
-    prices: PriceBook,
     started_at: datetime,
     retries: int,
 ) -> Batch:
@@ -141,6 +140,7 @@ def _write(
     if ledger is not None and items:
         if delivery.registers:
             add_stubs(batch.org_ids, {event.model_id for _, event in items})
+        prices = PriceBook(event.model_id for _, event in items if event.cost_estimate_cents is None)
         _insert(cursor, batch, ledger, items, prices)
     QuarantinedMessage.objects.bulk_create(
         QuarantinedMessage(

@@ -9,11 +9,11 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from . import audit, paging
 from .actions import Action
-from .models import AuditRecord, Org, Scope
+from .api import OrgView
+from .models import AuditRecord, Scope
 from .paging import ListCursor
 
 FILTERS = [
@@ -76,9 +76,8 @@ class AuditCursor(ListCursor):
             raise ValueError(position)
 
 
-class AuditView(APIView):
+class AuditView(OrgView):
     required_scope = Scope.ADMIN
-    org: Org
 
     @extend_schema(
         operation_id="listAuditRecords",

@@ -30,6 +30,7 @@ from .limits import MAX_PAGE_ROWS
 from .models import ApiKey, Invitation, Membership, Org, Role, Scope, User
 from .policy import ROLE_SCOPES, STAFF_SCOPES
 from .sign_in import conclude
+from .tenancy import DatabaseRole, acting_as, one_org
 
 MAX_SWITCHER = 10  # orgs that the switcher names; beyond, it searches
 MAX_AUDIT_ROWS = 50  # of one page of the trail
@@ -59,7 +60,8 @@ def org_page(scope: str) -> Callable[[OrgView[P]], Callable[Concatenate[HttpRequ
             except exceptions.PermissionDenied as error:
                 raise PermissionDenied(str(error)) from error
             assert org is not None
-            return view(request, org, *args, **kwargs)
+            with one_org(org.pk):
+                return view(request, org, *args, **kwargs)
 
         return with_org  # type: ignore[return-value]  # cache_control forgets the parameters
 
@@ -81,7 +83,7 @@ def frame(request: HttpRequest, org: Org | None = None, section: str = "") -> di
     return {
         "org": org,
         "section": section,
-        "switcher": list(visible_orgs(user)[: MAX_SWITCHER + 1]),
+        "switcher": _switcher(user),
         "max_switcher": MAX_SWITCHER,
         "role": membership.get_role_display() if membership else staff.label if staff else "",
         "may_administer": Scope.ADMIN in scopes,
@@ -89,6 +91,12 @@ def frame(request: HttpRequest, org: Org | None = None, section: str = "") -> di
         "may_export": Scope.EXPORTS_CREATE in scopes,
         "is_outside": org is not None and membership is None,
     }
+
+
+def _switcher(user: User) -> list[Org]:
+    """Other orgs are not seen from within one."""
+    with acting_as(DatabaseRole.WEB):
+        return list(visible_orgs(user)[: MAX_SWITCHER + 1])
 
 
 class SignInView(LoginView):

@@ -10,11 +10,11 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from ingestion.models import Status
+from orgs.api import OrgView
 from orgs.limits import MAX_INCIDENTS
-from orgs.models import Org, Scope
+from orgs.models import Scope
 from usage.histogram import PERCENTILES, percentiles
 from usage.queries import one_of, part_of, read_parameters, read_question, refused
 from usage.series import PART_NAMES, Group, Point, Unanswerable, points
@@ -42,9 +42,8 @@ def _causes_of(group: Group, name: str) -> serializers.Serializer[Any]:
     return serializer
 
 
-class ReliabilityView(APIView):
+class ReliabilityView(OrgView):
     required_scope = Scope.RELIABILITY_READ
-    org: Org
 
     @extend_schema(
         operation_id="getReliability",
@@ -110,9 +109,8 @@ def _point(point: Point, group: Group) -> dict[str, Any]:
     }
 
 
-class IncidentsView(APIView):
+class IncidentsView(OrgView):
     required_scope = Scope.RELIABILITY_READ
-    org: Org
 
     @extend_schema(
         operation_id="getIncidents",

@@ -1,11 +1,13 @@
 """What every test stands on: real servers, tables that are clean, an API client."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from django.conf import settings
+from django.core.signals import request_finished, request_started
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
@@ -18,6 +20,7 @@ from ingestion import storage
 from ingestion.dedupe import CLAIMS
 from ingestion.models import Ledger
 from ingestion.storage import timescale
+from orgs.tenancy import DatabaseRole
 from tests.factories import make_user
 
 
@@ -46,6 +49,29 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
     """Tests that commit truncate all tables afterwards, which the audit trail refuses: here it does not, until a test says so."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("ALTER TABLE orgs_auditrecord DISABLE TRIGGER audit_keeps_all")
+
+
+@pytest.fixture(autouse=True)
+def as_web_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Requests of a test's client act in the role that web processes have; the test itself owns the database."""
+
+    def begin(**kwargs: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('role', %s, false)", [DatabaseRole.WEB])
+
+    def end(**kwargs: Any) -> None:
+        if connection.connection is not None and connection.is_usable():
+            with connection.cursor() as cursor:
+                cursor.execute("RESET ROLE")
+
+    if not {"db", "transactional_db"} & set(request.fixturenames) and not request.node.get_closest_marker("django_db"):
+        yield
+        return
+    request_started.connect(begin, dispatch_uid="tests.role")
+    request_finished.connect(end, dispatch_uid="tests.role")
+    yield
+    request_started.disconnect(dispatch_uid="tests.role")
+    request_finished.disconnect(dispatch_uid="tests.role")
 
 
 @pytest.fixture(autouse=True)

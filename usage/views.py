@@ -9,10 +9,10 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serial
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from ingestion.models import Status
-from orgs.models import Org, Scope
+from orgs.api import OrgView
+from orgs.models import Scope
 
 from . import freshness
 from .queries import part_of, read_parameters, read_question, refused
@@ -82,9 +82,8 @@ def part_fields(groups: Iterable[Group]) -> Fields:
 _POINT: Fields = {"bucketStart": serializers.DateTimeField(), **part_fields(GROUPS), **_FIGURES}
 
 
-class UsageView(APIView):
+class UsageView(OrgView):
     required_scope = Scope.USAGE_READ
-    org: Org
 
     @extend_schema(
         operation_id="getUsage",
@@ -122,9 +121,8 @@ class UsageView(APIView):
         )
 
 
-class FreshnessView(APIView):
+class FreshnessView(OrgView):
     required_scope = Scope.USAGE_READ
-    org: Org
 
     @extend_schema(
         operation_id="getFreshness",

@@ -9,6 +9,7 @@ from psycopg import sql
 from ingestion.locks import Lock, take
 from ingestion.partitioning import Partition
 
+from . import guarding
 from .engine import INDEX, TABLE
 from .plain import Plain
 from .timescale import Timescale
@@ -50,10 +51,12 @@ def move() -> Iterator[tuple[Partition, int]]:
                 _copy(cursor, part)
                 if not _is_whole(cursor, part):
                     raise NotEqual(part.name)
+        guarding.unguard(cursor)
         cursor.execute(f"DROP TABLE {TABLE}")
         cursor.execute(f"ALTER TABLE {NEW} RENAME TO {TABLE}")
         cursor.execute(f"ALTER INDEX {NEW}_pkey RENAME TO {TABLE}_pkey")
         cursor.execute(INDEX)
+        guarding.guard(cursor)
 
 
 def _is_whole(cursor: CursorWrapper, part: Partition) -> bool:

@@ -25,7 +25,7 @@ class Plain:
 
     def summarise(self, cursor: CursorWrapper, first: date, last: date) -> None:
         cursor.execute(
-            "SELECT brin_summarize_new_values(index.oid) FROM pg_inherits i"
+            "SELECT ingestion_summarise(index.oid) FROM pg_inherits i"
             " JOIN pg_class partition ON partition.oid = i.inhrelid"
             " JOIN pg_index x ON x.indrelid = partition.oid JOIN pg_class index ON index.oid = x.indexrelid"
             " JOIN pg_am am ON am.oid = index.relam AND am.amname = 'brin'"

@@ -63,7 +63,7 @@ class Timescale:
 
     def summarise(self, cursor: CursorWrapper, first: date, last: date) -> None:
         cursor.execute(
-            "SELECT brin_summarize_new_values(index.oid) FROM timescaledb_information.chunks c"
+            "SELECT ingestion_summarise(index.oid) FROM timescaledb_information.chunks c"
             " JOIN pg_index x ON x.indrelid = format('%%I.%%I', c.chunk_schema, c.chunk_name)::regclass"
             " JOIN pg_class index ON index.oid = x.indexrelid JOIN pg_am am ON am.oid = index.relam AND am.amname = 'brin'"
             " WHERE c.hypertable_name = %s AND c.range_start <= %s AND c.range_end > %s",

@@ -1,0 +1,21 @@
+"""API views of one org: what they read and write is that org's alone, whatever their queries say."""
+
+import uuid
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from .models import Org
+from .tenancy import one_org
+
+
+class OrgView(APIView):
+    """The path names the org as `org_id`; `HasScope` has found that the caller holds `required_scope` in it."""
+
+    org: Org
+
+    def initial(self, request: Request, org_id: uuid.UUID, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, org_id, *args, **kwargs)
+        name = (request.method or "").lower()
+        setattr(self, name, one_org(org_id)(getattr(self, name, self.http_method_not_allowed)))
