@@ -105,9 +105,18 @@ JWKS_FETCH_INTERVAL = timedelta(
 )  # between two fetches of a process: how long a new key may be unknown, and all that strangers can cause
 JWKS_FETCH_TIMEOUT = timedelta(seconds=3)  # of a fetch, discovery included, and of whoever waits for it
 JWKS_GRACE = timedelta(hours=6)  # that the last good set counts while none can be had: longer than most outages last
-MAX_JWKS_BYTES = 256 * 1024  # of a set, or of a discovery document: a set of ten keys has 20 KB with certificates
+MAX_PROVIDER_BYTES = 256 * 1024  # of any answer of the identity provider: a set of ten keys has 20 KB with certificates
 MAX_JWKS_KEYS = 100  # of a set; providers publish two to ten
 MIN_RSA_BITS = 2048  # RFC 7518: what RS256 asks of a key
+SIGN_IN_FETCH_TIMEOUT = timedelta(seconds=5)  # of a code's exchange for what the provider says of a person, all of it
+SIGN_IN_LIFETIME = timedelta(
+    minutes=10
+)  # from the button to the way back: a password, a second factor, a new telephone
+MAX_ISSUER_LENGTH = 255  # characters
+MAX_IDENTITY_LENGTH = 255  # characters of a person's subject: OpenID Connect allows no more
+MAX_EMAIL_LENGTH = 254  # characters: RFC 5321, and Django's column
+MAX_CODE_LENGTH = 4_000  # characters of an authorization code: half of what gunicorn takes of a request line
+MAX_HINT_LENGTH = 4_000  # characters of an ID token that goes along in the address of the provider's sign-out
 
 # ── The audit trail ──────────────────────────────────────────────────────────────────────────────────────────────
 AUDIT_REFUSALS_EVERY = timedelta(minutes=1)  # one record for an actor, org and scope: a flood does not fill the disk

@@ -14,6 +14,10 @@ from django.conf import settings
 from .limits import MAX_SUBJECT_LENGTH, MAX_TOKEN_LENGTH
 from .signing_keys import ALGORITHMS, signing_keys
 
+# What is raised for a wrong one, with what PyJWT lets through of what a stranger may send: nesting without end, an expiry
+# of infinity, half a character.
+MALFORMED = (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError)
+
 
 class InvalidToken(Exception):
     """It proves nothing. Why is for the log, never for whoever sent it."""
@@ -35,13 +39,16 @@ def verify(text: str) -> Token:
     if len(text) > MAX_TOKEN_LENGTH:
         raise InvalidToken("too long")
     try:
-        return _token(_claims(text))
-    # What PyJWT lets through of what a stranger may send: nesting without end, an expiry of infinity, half a character.
-    except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        return _token(claims_of(text, settings.OIDC_AUDIENCE))
+    except MALFORMED as error:
         raise InvalidToken(type(error).__name__) from error
 
 
-def _claims(text: str) -> dict[str, Any]:
+def claims_of(text: str, audience: str, *required: str) -> dict[str, Any]:
+    """What a token of the provider says, where it was made for this audience.
+
+    Raises one of `MALFORMED`, `InvalidToken`, `KeysUnavailable`.
+    """
     header = jwt.get_unverified_header(text)
     kid, algorithm = header.get("kid"), header.get("alg")
     # Before any key is looked for: what can't be right needs none.
@@ -54,10 +61,10 @@ def _claims(text: str) -> dict[str, Any]:
         text,
         key,
         algorithms=[algorithm],  # the key's own
-        audience=settings.OIDC_AUDIENCE,
+        audience=audience,
         issuer=settings.OIDC_ISSUER,
         leeway=settings.OIDC_CLOCK_SKEW,
-        options={"require": ["exp", "iss", "aud"]},
+        options={"require": ["exp", "iss", "aud", *required]},
     )
 
 
@@ -66,13 +73,19 @@ def _token(claims: Mapping[str, Any]) -> Token:
     # It goes into logs, the audit trail and onto pages.
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_LENGTH or not subject.isprintable():
         raise InvalidToken("no subject")
+    roles, is_staff = rights_of(claims)
+    return Token(subject, roles, is_staff)
+
+
+def rights_of(claims: Mapping[str, Any]) -> tuple[Mapping[uuid.UUID, frozenset[str]], bool]:
+    """Our roles by org that the provider gives somebody, and whether it makes them staff."""
     names = _names(_claim(claims, settings.OIDC_ROLES_CLAIM))
     orgs = _claim(claims, settings.OIDC_ORGS_CLAIM)
     if isinstance(orgs, dict):
         named = [(org, _names(roles)) for org, roles in orgs.items()]
     else:
         named = [(org, names) for org in orgs] if isinstance(orgs, list) else []
-    return Token(subject, _by_org(named), bool(settings.OIDC_STAFF_ROLE) and settings.OIDC_STAFF_ROLE in names)
+    return _by_org(named), bool(settings.OIDC_STAFF_ROLE) and settings.OIDC_STAFF_ROLE in names
 
 
 def _by_org(named: Iterable[tuple[Any, list[str]]]) -> dict[uuid.UUID, frozenset[str]]:
@@ -94,6 +107,10 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
+
+
+def has_claim(claims: Mapping[str, Any], name: str) -> bool:
+    return _claim(claims, name) is not None
 
 
 def _names(value: Any) -> list[str]:

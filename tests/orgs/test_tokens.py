@@ -29,7 +29,7 @@ from orgs.limits import (
     JWKS_FETCH_TIMEOUT,
     JWKS_GRACE,
     JWKS_LIFETIME,
-    MAX_JWKS_BYTES,
+    MAX_PROVIDER_BYTES,
     MAX_SUBJECT_LENGTH,
     MAX_TOKEN_LENGTH,
 )
@@ -521,7 +521,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "keys that are none": {"body": b'{"keys": 7}'},
     "keys of another kind": {"body": b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "first", "alg": "HS256"}]}'},
     "not UTF-8": {"body": b"\xff\xfe{"},
-    "too much": {"body": b" " * (MAX_JWKS_BYTES + 1)},
+    "too much": {"body": b" " * (MAX_PROVIDER_BYTES + 1)},
     "less than it says": {"headers": {"Content-Length": "100000"}, "body": b'{"keys": ['},
     "a way to somewhere else": {"status": 302, "headers": {"Location": "/keys"}},
 }
