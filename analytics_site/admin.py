@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.auth import REDIRECT_FIELD_NAME
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import SimpleTemplateResponse
@@ -16,7 +19,7 @@ from django.utils import timezone
 
 from ingestion import dedupe
 from ingestion.models import Batch, Ledger, QuarantinedMessage
-from orgs import audit
+from orgs import audit, code_flow
 from orgs.admin_base import Audited, capped_count, spell
 from orgs.models import Org, ServedModel
 from orgs.sign_in import ThrottledAdminForm, conclude
@@ -132,6 +135,12 @@ class AnalyticsAdminSite(admin.AdminSite):
         super().register(model_or_iterable, admin_class, **options)
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Where there is more than a password, or none, one page signs everybody in."""
+        if code_flow.is_on() or not settings.SIGN_IN_PASSWORD:
+            if request.user.is_authenticated:  # and is no staff: signing in again would lead here again
+                raise PermissionDenied
+            next_page = request.GET.get(REDIRECT_FIELD_NAME) or reverse("admin:index")
+            return redirect_to_login(next_page)
         return conclude(request, super().login(request, extra_context))
 
     def admin_view(self, view: Any, cacheable: bool = False) -> Any:

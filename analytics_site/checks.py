@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connection
 
 from ingestion import storage
-from orgs import row_security
+from orgs import code_flow, row_security
 
 from .env import ENVIRONMENT
 
@@ -37,7 +37,8 @@ def keys_come_over_https(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
             id="analytics.W010",
         )
         for name in ("OIDC_ISSUER", "OIDC_JWKS_URL")
-        if getattr(settings, name).startswith("http://") and not (name == "OIDC_ISSUER" and settings.OIDC_JWKS_URL)
+        if getattr(settings, name).startswith("http://")
+        and not (name == "OIDC_ISSUER" and settings.OIDC_JWKS_URL and not settings.OIDC_CLIENT_ID)
     ]
 
 
@@ -47,13 +48,41 @@ def identity_provider_is_whole(app_configs: Sequence[AppConfig] | None, **kwargs
         return []
     return [
         Error(
-            f"{name} is set and OIDC_ISSUER is not: no bearer token is taken.",
+            f"{name} is set and OIDC_ISSUER is not: no bearer token is taken, and nobody signs in by the provider.",
             hint=f"Set OIDC_ISSUER, or unset {name}.",
             obj=name,
             id="analytics.E010",
         )
-        for name in ("OIDC_AUDIENCE", "OIDC_JWKS_URL", "OIDC_STAFF_ROLE")
+        for name in ("OIDC_AUDIENCE", "OIDC_JWKS_URL", "OIDC_STAFF_ROLE", "OIDC_CLIENT_ID")
         if getattr(settings, name)
+    ]
+
+
+@register(Tags.security)
+def somebody_can_sign_in(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.SIGN_IN_PASSWORD or code_flow.is_on():
+        return []
+    return [
+        Error(
+            "SIGN_IN_PASSWORD is 0 and there is no sign-in by an identity provider: nobody can sign in.",
+            hint="Set OIDC_ISSUER and OIDC_CLIENT_ID, or SIGN_IN_PASSWORD=1.",
+            obj="SIGN_IN_PASSWORD",
+            id="analytics.E011",
+        )
+    ]
+
+
+@register(Tags.security)
+def id_tokens_are_no_bearer_tokens(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if not settings.OIDC_CLIENT_ID or settings.OIDC_CLIENT_ID != settings.OIDC_AUDIENCE:
+        return []
+    return [
+        Warning(
+            "OIDC_AUDIENCE is OIDC_CLIENT_ID: the API takes ID tokens, which are for the sign-in alone.",
+            hint="Give the API an audience of its own at the identity provider.",
+            obj="OIDC_AUDIENCE",
+            id="analytics.W011",
+        )
     ]
 
 

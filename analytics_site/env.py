@@ -22,6 +22,7 @@ NotNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=7 * 86_400)]
 ClockSkew = Annotated[int, msgspec.Meta(ge=0, le=300)]
+SessionHours = Annotated[int, msgspec.Meta(ge=1, le=14 * 24)]
 AuditDays = Annotated[int, msgspec.Meta(ge=30)]  # orgs.limits.AUDIT_KEPT_AT_LEAST: the database keeps that in any case
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 

@@ -22,6 +22,7 @@ from .env import (
     Port,
     PositiveInt,
     PositiveSeconds,
+    SessionHours,
     has_scheme,
     is_postgres_url,
 )
@@ -154,12 +155,22 @@ EXPORT_SIGNED_URL_TTL = ENVIRONMENT.read(
     "EXPORT_SIGNED_URL_TTL", Lifetime, 24 * 3600, "seconds, 1 to 604800 (a week, the longest that S3 signs)"
 )
 EXPORT_RETENTION_DAYS = ENVIRONMENT.read("EXPORT_RETENTION_DAYS", PositiveInt, 90, "days, 1 or more")
-# The platform's identity provider, whose bearer tokens the API takes. Without an issuer it takes none.
+# The platform's identity provider, whose bearer tokens the API takes, and which signs people in. Without an issuer neither.
 OIDC_ISSUER = ENVIRONMENT.url(
     "OIDC_ISSUER", "the issuer that tokens name, such as https://id.example.com", has_scheme("http", "https"), ""
 )
+# People sign in by it where this service is one of its clients.
+OIDC_CLIENT_ID = ENVIRONMENT.variables.get("OIDC_CLIENT_ID") or ""
+OIDC_CLIENT_SECRET = ENVIRONMENT.variables.get("OIDC_CLIENT_SECRET") or ""
+OIDC_NAME = ENVIRONMENT.variables.get("OIDC_NAME") or "single sign-on"
+OIDC_SCOPES = ENVIRONMENT.variables.get("OIDC_SCOPES") or "openid email profile"
+OIDC_SESSION_HOURS = ENVIRONMENT.read("OIDC_SESSION_HOURS", SessionHours, 12, "hours, 1 to 336 (14 days)")
+SIGN_IN_PASSWORD = ENVIRONMENT.read("SIGN_IN_PASSWORD", bool, True, "1 or 0")
 OIDC_AUDIENCE = ENVIRONMENT.url(
-    "OIDC_AUDIENCE", "the name of this API in tokens, where OIDC_ISSUER is set", bool, None if OIDC_ISSUER else ""
+    "OIDC_AUDIENCE",
+    "the name of this API in tokens, where OIDC_ISSUER is set",
+    bool,
+    None if OIDC_ISSUER and not OIDC_CLIENT_ID else "",
 )
 OIDC_JWKS_URL = ENVIRONMENT.url(
     "OIDC_JWKS_URL", "an http(s) address; without it discovery finds the keys", has_scheme("http", "https"), ""
@@ -286,8 +297,10 @@ TEMPLATES = [
     }
 ]
 AUTH_USER_MODEL = "orgs.User"
+# One for each way to sign in: with it go the sessions that it opened.
 AUTHENTICATION_BACKENDS = [
-    "django.contrib.auth.backends.ModelBackend",
+    *(["django.contrib.auth.backends.ModelBackend"] if SIGN_IN_PASSWORD else []),
+    *(["orgs.provider_backend.ProviderBackend"] if OIDC_ISSUER and OIDC_CLIENT_ID else []),
     "orgs.policy.StaffBackend",  # what staff may do in the admin
 ]
 AUTH_PASSWORD_VALIDATORS = [

@@ -7,6 +7,8 @@ class Action(TextChoices):
     # Accounts
     SIGNED_IN = "signed in"
     SIGN_IN_FAILED = "sign-in failed"
+    IDENTITY_CONNECTED = "identity connected"
+    STAFF_CHANGED = "staff changed by the identity provider"
     # Reading, and being refused
     READ_USAGE = "read from outside: analytics:usage:read"
     READ_RELIABILITY = "read from outside: analytics:reliability:read"
@@ -23,6 +25,7 @@ class Action(TextChoices):
     INVITED = "invited"
     INVITATION_WITHDRAWN = "withdrew invitation"
     INVITATION_ACCEPTED = "accepted invitation"
+    INVITATION_MET_ACCOUNT = "invitation met an account"
     ORG_CHANGED = "changed organisation"
     # Exports
     EXPORT_ASKED_FOR = "asked for export"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
@@ -33,7 +34,19 @@ from .admin_base import (
     asked_ids,
     newest,
 )
-from .models import ApiKey, AuditRecord, Invitation, Membership, ModelPrice, Org, Scope, ServedModel, StaffRole, User
+from .models import (
+    ApiKey,
+    AuditRecord,
+    Invitation,
+    Membership,
+    ModelPrice,
+    Org,
+    ProviderIdentity,
+    Scope,
+    ServedModel,
+    StaffRole,
+    User,
+)
 from .policy import Duty, has_duty
 
 
@@ -56,6 +69,23 @@ class MembershipsOfUser(MembersInline):
     verbose_name_plural = "member of"
 
 
+class IdentitiesInline(TabularInline):
+    """An account is connected by hand where its owner can't: staff, and who has no password here."""
+
+    model = ProviderIdentity
+    extra = 0
+    fields = ("issuer", "subject", "gives_staff", "created_at")
+    readonly_fields = ("gives_staff", "created_at")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "issuer":
+            kwargs["initial"] = settings.OIDC_ISSUER
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+
 class WithMembers(BaseAdmin):
     """A page that members are edited on."""
 
@@ -76,7 +106,7 @@ class WithMembers(BaseAdmin):
 @admin.register(Membership)
 class MembershipAdmin(BaseAdmin):
     audits_itself = True
-    list_display = ("user", "org", "role", "created_at")
+    list_display = ("user", "org", "role", "from_provider", "created_at")
     list_select_related = ("user", "org")
     list_filter = ("role",)
     ordering = ("-id",)
@@ -84,6 +114,10 @@ class MembershipAdmin(BaseAdmin):
     search_help_text = "An address, or an org's name."
     autocomplete_fields = ("org", "user")
     readonly_fields = ("created_at",)
+
+    @admin.display(description="by the provider", boolean=True)
+    def from_provider(self, member: Membership) -> bool:
+        return member.identity_id is not None
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         # A member of another org is another member: the audit trail of both orgs stays right.
@@ -199,12 +233,12 @@ class UserCreationForm(AdminUserCreationForm):  # type: ignore[type-arg]  # gene
 class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type-arg]
     add_form = UserCreationForm
     list_display = ("email", "first_name", "last_name", "staff", "is_superuser", "is_active", "last_login")
-    list_filter = ("is_staff", "staff_role", "is_superuser", "is_active")
+    list_filter = ("is_staff", "staff_role", "is_superuser", "is_active", "email_confirmed")
     search_fields = ("email", "first_name", "last_name")
     search_help_text = "A part of the address or the name."
     ordering = ("email",)
     fieldsets = (
-        (None, {"fields": ("email", "password")}),
+        (None, {"fields": ("email", "email_confirmed", "password")}),
         ("Name", {"fields": ("first_name", "last_name")}),
         (
             "Rights on the platform",
@@ -222,7 +256,7 @@ class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type
     readonly_fields = ("last_login", "date_joined")
 
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> tuple[type[TabularInline], ...]:
-        return (MembershipsOfUser,) if obj else ()
+        return (MembershipsOfUser, IdentitiesInline) if obj else ()
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         # Who only looks sees no part of a password's hash either.
@@ -230,7 +264,7 @@ class UserAdmin(WithMembers, Undeletable, DjangoUserAdmin):  # type: ignore[type
         return (
             found
             if obj is None or self.has_change_permission(request, obj)
-            else [("Account", {"fields": ("email",)}), *found[1:]]
+            else [("Account", {"fields": ("email", "email_confirmed")}), *found[1:]]
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:

@@ -104,10 +104,17 @@ def _signed_in(sender: object, request: HttpRequest | None, user: User, **kwargs
 
 @receiver(user_login_failed)
 def _failed(sender: object, credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any) -> None:
-    """The name that was tried, never the password. Bounded by where it came from, whatever names are tried."""
-    if request is None:
-        return
-    name = _fitting(str(credentials.get("username", "")), MAX_ACCOUNT_LENGTH)
+    """The name that was tried, never the password."""
+    if request is not None:
+        record_failed_sign_in(request, str(credentials.get("username", "")))
+
+
+def record_failed_sign_in(request: HttpRequest, name: str) -> None:
+    """Note that somebody could not sign in: with the name that was tried, or why the identity provider's word did not do.
+
+    Bounded by where it came from, whatever names are tried.
+    """
+    name = _fitting(name, MAX_ACCOUNT_LENGTH)
     failed = _made("user:anonymous", Action.SIGN_IN_FAILED, None, name, request)
     failed.outcome = AuditRecord.Outcome.DENIED
     # Each name has a place, and a client fills each place once: two names that share one are told apart a minute later.

@@ -18,6 +18,7 @@ class SignInForm(ThrottledForm):
         label="Email address", widget=forms.EmailInput(attrs={"autocomplete": "username", "autofocus": True})
     )
     error_messages = {
+        **ThrottledForm.error_messages,
         "invalid_login": "This email address and password do not belong together. Check both and try again.",
         "inactive": "This account is switched off. Ask an admin of your organisation.",
     }

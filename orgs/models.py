@@ -15,7 +15,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
-from .limits import INVITATION_LIFETIME, KEY_USE_RESOLUTION
+from .limits import INVITATION_LIFETIME, KEY_USE_RESOLUTION, MAX_IDENTITY_LENGTH, MAX_ISSUER_LENGTH
 
 
 class Role(models.TextChoices):
@@ -72,6 +72,16 @@ class User(AbstractUser):
         help_text="Of staff alone. Support looks; admins also change things. A superuser is a staff admin.",
     )
 
+    email_confirmed = models.BooleanField(
+        "email address is confirmed",
+        default=False,
+        db_default=False,
+        help_text=(
+            "Somebody made sure that the address is this person's: staff, or the identity provider. An account that was made by"
+            " the link of an invitation proves nothing of its address."
+        ),
+    )
+
     USERNAME_FIELD = "email"
     REQUIRED_FIELDS: ClassVar[list[str]] = []
     objects: ClassVar[UserManager] = UserManager()  # type: ignore[assignment]
@@ -85,6 +95,47 @@ class User(AbstractUser):
         if not (self.is_staff and self.is_active):
             return None
         return StaffRole.ADMIN if self.is_superuser else StaffRole(self.staff_role)
+
+
+class ProviderIdentity(models.Model):
+    """Who a person is at the identity provider. An address may pass to somebody else there; issuer and subject never do."""
+
+    user = models.ForeignKey(User, models.CASCADE, related_name="identities")
+    issuer = models.CharField(max_length=MAX_ISSUER_LENGTH)
+    subject = models.CharField(max_length=MAX_IDENTITY_LENGTH)
+    gives_staff = models.BooleanField(
+        "makes staff", default=False, help_text="The person is staff because the provider said so, and for as long."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = "identity at the provider"
+        verbose_name_plural = "identities at the provider"
+        constraints = (
+            models.UniqueConstraint(fields=("issuer", "subject"), name="one_account_per_identity"),
+            models.UniqueConstraint(fields=("user", "issuer"), name="one_identity_per_issuer"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.issuer}"
+
+    def give_staff(self, is_staff: bool) -> bool:
+        """Make the person staff as the provider says, or take back what it gave. What was given here stays.
+
+        Tells whether that changed anything.
+        """
+        if is_staff == self.gives_staff or (is_staff and self.user.is_staff):
+            return False
+        self.gives_staff = self.user.is_staff = is_staff
+        self.user.staff_role = StaffRole.SUPPORT  # more is given here, and goes with it
+        self.user.save(update_fields=("is_staff", "staff_role"))
+        self.save(update_fields=("gives_staff",))
+        return True
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """What the provider gave goes with it: memberships by the database, being staff here."""
+        self.give_staff(False)
+        return super().delete(*args, **kwargs)
 
 
 # Without the names that mean no place: the server's own zone, and none at all.
@@ -160,6 +211,15 @@ class Membership(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role, default=Role.VIEWER)
+    identity = models.ForeignKey(
+        ProviderIdentity,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="memberships",
+        help_text="Whose word this membership is, where it comes from the identity provider; it goes when that goes.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -1,12 +1,14 @@
-from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from . import pages
+from . import pages, provider_pages
 
 urlpatterns = [
     path("", pages.home, name="home"),
     path("login/", pages.SignInView.as_view(), name="login"),
-    path("logout/", LogoutView.as_view(), name="logout"),
+    path("login/provider/", provider_pages.begin, name="begin-sign-in"),
+    path("login/provider/callback", provider_pages.come_back, name="come-back"),
+    path("login/provider/connect/", provider_pages.connect, name="connect"),
+    path("logout/", provider_pages.sign_out, name="logout"),
     path("invitations/<str:token>/", pages.invitation, name="invitation"),
     path("orgs/", pages.org_list, name="orgs"),
     path("orgs/<slug:slug>/settings/", pages.org_settings, name="settings"),

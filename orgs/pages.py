@@ -15,28 +15,32 @@ from django.contrib.auth.views import LoginView, redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from rest_framework import exceptions
 
-from . import audit, members
+from . import audit, code_flow, members
 from .access import authorise
 from .actions import Action
 from .forms import ApiKeyForm, InvitationForm, NewPersonForm, OrgForm, RoleForm, SignInForm
 from .limits import MAX_PAGE_ROWS
 from .models import ApiKey, Invitation, Membership, Org, Role, Scope, User
 from .policy import ROLE_SCOPES, STAFF_SCOPES
-from .sign_in import conclude
+from .sign_in import Throttled, attempt, buckets_of, conclude
 from .tenancy import DatabaseRole, acting_as, one_org
+from .throttling import give_back
 
 MAX_SWITCHER = 10  # orgs that the switcher names; beyond, it searches
 MAX_AUDIT_ROWS = 50  # of one page of the trail
 MAX_LISTED = 50  # orgs of one list; a search narrows it
 SECRET_COOKIE = "shown-once"  # noqa: S105  its name
 SECRET_SECONDS = 120  # that a browser has to follow the redirect to the page that shows a new secret
+FROM_PROVIDER = (
+    "This membership comes from the identity provider: it is changed there, and counts from the next sign-in on."
+)
 
 P = ParamSpec("P")
 OrgView = Callable[Concatenate[HttpRequest, Org, P], HttpResponseBase]
@@ -107,6 +111,18 @@ class SignInView(LoginView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return conclude(request, super().dispatch(request, *args, **kwargs))
 
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not settings.SIGN_IN_PASSWORD:
+            return HttpResponseNotAllowed(("GET", "HEAD"))
+        return super().post(request, *args, **kwargs)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        ways = {
+            "with_password": settings.SIGN_IN_PASSWORD,
+            "provider": settings.OIDC_NAME if code_flow.is_on() else "",
+        }
+        return super().get_context_data(**kwargs) | ways
+
 
 @require_safe
 def home(request: HttpRequest) -> HttpResponse:
@@ -137,26 +153,56 @@ def org_list(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def invitation(request: HttpRequest, token: str) -> HttpResponseBase:
-    """A one-time link into an org: who has an account joins with it, who has none makes one."""
+    """A one-time link into an org: who has an account joins with it, who has none makes one.
+
+    It looks the same whether or not the address has an account: whoever made the link sees the page too.
+    """
     invited = Invitation.open(token)
     if invited is None:
         return render(request, "orgs/invitation_over.html", status=404)
-    known = User.objects.filter(email=invited.email).first()
-    if known is not None and request.user != known:
-        context = {"invitation": invited, "next": request.path}
-        return render(request, "orgs/invitation_sign_in.html", context)
-    form = NewPersonForm(invited.email, request.POST or None) if known is None else None
-    if request.method == "POST" and (form is None or form.is_valid()):
-        return _join(request, invited, known, form.cleaned_data["password"] if form else "")
-    context = {"invitation": invited, "form": form}
-    return render(request, "orgs/invitation.html", context, status=400 if form and form.errors else 200)
+    context = {"invitation": invited, "next": request.path}
+    user = request.user
+    if isinstance(user, User):
+        if user.email != invited.email:
+            return render(request, "orgs/invitation_sign_in.html", context)
+        if request.method == "POST":
+            return _join(request, invited, user)
+        return render(request, "orgs/invitation.html", context)
+    form = NewPersonForm(invited.email, request.POST or None) if settings.SIGN_IN_PASSWORD else None
+    if request.method == "POST" and form is not None and form.is_valid():
+        return _make_account(request, invited, form, context)
+    return render(
+        request, "orgs/invitation.html", context | {"form": form}, status=400 if form and form.errors else 200
+    )
 
 
-def _join(request: HttpRequest, invited: Invitation, known: User | None, password: str) -> HttpResponseBase:
+def _make_account(
+    request: HttpRequest, invited: Invitation, form: NewPersonForm, context: dict[str, Any]
+) -> HttpResponseBase:
+    """Whoever asks whether an address has an account in this way leaves a record, and may not ask often."""
+    buckets = buckets_of(request, invited.email)
+    try:
+        attempt(buckets)
+        response = _join(request, invited, None, form.cleaned_data["password"])
+    except Throttled as error:
+        form.add_error(None, error)
+        response = render(request, "orgs/invitation.html", context | {"form": form}, status=429)
+        response["Retry-After"] = str(error.seconds)
+        return response
+    except members.AccountExists:
+        audit.record(request, Action.INVITATION_MET_ACCOUNT, invited.org.pk, f"{invited.email} as {invited.role}")
+        form.add_error(None, "This address has an account already. Sign in with it to join.")
+        return render(request, "orgs/invitation.html", context | {"form": form}, status=409)
+    give_back(buckets)
+    return response
+
+
+def _join(request: HttpRequest, invited: Invitation, known: User | None, password: str = "") -> HttpResponseBase:
     user = members.accept(invited, known, password)
     if user is None:
         return render(request, "orgs/invitation_over.html", status=404)
-    login(request, user, "django.contrib.auth.backends.ModelBackend")
+    if known is None:
+        login(request, user, "django.contrib.auth.backends.ModelBackend")
     audit.record(request, Action.INVITATION_ACCEPTED, invited.org.pk, f"{user.email} as {invited.role}")
     return conclude(request, redirect("usage", slug=invited.org.slug))
 
@@ -239,6 +285,9 @@ def change_role(request: HttpRequest, org: Org, membership_id: int) -> HttpRespo
         changed = members.change_role(org, membership_id, Role(form.cleaned_data["role"]))
     except Membership.DoesNotExist as error:
         raise Http404 from error
+    except members.FromProvider:
+        messages.error(request, FROM_PROVIDER)
+        return _back(org, "members")
     except members.LastAdmin:
         messages.error(request, "The last admin can't be given another role: make somebody else an admin first.")
         return _back(org, "members")
@@ -254,6 +303,9 @@ def remove_member(request: HttpRequest, org: Org, membership_id: int) -> HttpRes
         removed = members.remove(org, membership_id)
     except Membership.DoesNotExist as error:
         raise Http404 from error
+    except members.FromProvider:
+        messages.error(request, FROM_PROVIDER)
+        return _back(org, "members")
     except members.LastAdmin:
         messages.error(request, "The last admin can't be removed: make somebody else an admin first.")
         return _back(org, "members")

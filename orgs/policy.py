@@ -67,7 +67,7 @@ STAFF_SCOPES: frozenset[str] = _scopes(StaffRole.SUPPORT) | _scopes(StaffRole.AD
 _MODELS: Mapping[Duty, tuple[str, ...]] = {
     Duty.ORGS: ("orgs.org",),
     Duty.MEMBERS: ("orgs.membership",),
-    Duty.PEOPLE: ("orgs.user",),
+    Duty.PEOPLE: ("orgs.user", "orgs.provideridentity"),
     Duty.KEYS: ("orgs.apikey",),
     Duty.PRICES: ("orgs.servedmodel", "orgs.modelprice"),
     Duty.REPLAY: ("ingestion.quarantinedmessage",),

@@ -43,37 +43,56 @@ class Throttled(ValidationError):
 class ThrottledForm(AuthenticationForm):
     """An attempt that is refused here looks at no password."""
 
+    error_messages = {
+        **AuthenticationForm.error_messages,
+        "provider": "This account signs in by the identity provider, not with a password.",
+    }
+
     throttled_for: int | None = None  # seconds
 
     def clean(self) -> dict[str, Any]:
         account = self.cleaned_data.get("username")
         if not (account and self.cleaned_data.get("password") and settings.SIGN_IN_LIMITS and self.request):
             return super().clean() or {}
-        buckets = _buckets(self.request, account)
-        taken = take(buckets)
-        if taken is not None and not taken.is_allowed:
-            REFUSED.labels("sign-in").inc()
-            self.throttled_for = taken.retry_after
-            raise Throttled(taken.retry_after)
+        buckets = buckets_of(self.request, account)
+        try:
+            attempt(buckets)
+        except Throttled as error:
+            self.throttled_for = error.seconds
+            raise
         data = super().clean() or {}
-        if taken is not None:
-            give_back(buckets)
+        give_back(buckets)
         return data
+
+    def confirm_login_allowed(self, user: Any) -> None:
+        """What the provider gave somebody counts in sessions that it opened, and in no others."""
+        super().confirm_login_allowed(user)
+        if isinstance(user, User) and user.identities.exists():
+            raise ValidationError(self.error_messages["provider"], code="provider")
 
 
 class ThrottledAdminForm(ThrottledForm, AdminAuthenticationForm):
     """For the admin's own page."""
 
 
-def _buckets(request: HttpRequest, account: str) -> Sequence[Bucket]:
+def attempt(buckets: Sequence[Bucket]) -> None:
+    """Count an attempt to sign in; `give_back` where it succeeds. Raises `Throttled`."""
+    taken = take(buckets) if settings.SIGN_IN_LIMITS else None
+    if taken is not None and not taken.is_allowed:
+        REFUSED.labels("sign-in").inc()
+        raise Throttled(taken.retry_after)
+
+
+def address_bucket(request: HttpRequest) -> Bucket:
+    return Bucket(f"sign-in:address:{network_of(client_address(request))}", Rate(*SIGN_INS_BY_ADDRESS))
+
+
+def buckets_of(request: HttpRequest, account: str) -> Sequence[Bucket]:
     name = _tag(account)
     owner, _, browser = _known_browser(request).partition(":")
     if owner == name and browser:
         return [Bucket(f"sign-in:browser:{browser}", Rate(*SIGN_INS_BY_BROWSER))]
-    return [
-        Bucket(f"sign-in:address:{network_of(client_address(request))}", Rate(*SIGN_INS_BY_ADDRESS)),
-        Bucket(f"sign-in:account:{name}", Rate(*SIGN_INS_BY_ACCOUNT)),
-    ]
+    return [address_bucket(request), Bucket(f"sign-in:account:{name}", Rate(*SIGN_INS_BY_ACCOUNT))]
 
 
 def _tag(account: str) -> str:

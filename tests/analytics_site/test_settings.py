@@ -34,6 +34,8 @@ WRONG = [
         "is malformed; it should hold an http(s) address; without it discovery finds the keys",
     ),
     ("OIDC_CLOCK_SKEW", "301", "is malformed; it should hold seconds, 0 to 300"),
+    ("OIDC_SESSION_HOURS", "337", "is malformed; it should hold hours, 1 to 336 (14 days)"),
+    ("SIGN_IN_PASSWORD", "never", "is malformed; it should hold 1 or 0"),
     ("OIDC_ROLE_NAMES", "admins=boss", f"is malformed; {ROLE_NAMES}"),
     ("OIDC_ROLE_NAMES", "=viewer", f"is malformed; {ROLE_NAMES}"),
     ("OIDC_ROLE_NAMES", "viewer", f"is malformed; {ROLE_NAMES}"),
@@ -69,6 +71,18 @@ def test_an_issuer_needs_an_audience() -> None:
         process.stderr
         == "OIDC_AUDIENCE is not set; it should hold the name of this API in tokens, where OIDC_ISSUER is set\n"
     )
+
+
+def test_an_issuer_that_only_signs_people_in_needs_none() -> None:
+    code = "from django.conf import settings; print(settings.ENVIRONMENT.problems, settings.AUTHENTICATION_BACKENDS)"
+    variables = {
+        "OIDC_ISSUER": "https://id.example.com",
+        "OIDC_CLIENT_ID": "analytics",
+        "SIGN_IN_PASSWORD": "0",
+        "DJANGO_SETTINGS_MODULE": "analytics_site.settings",
+    }
+    backends = ["orgs.provider_backend.ProviderBackend", "orgs.policy.StaffBackend"]
+    assert run("-c", code, **variables).stdout == f"[] {backends}\n"
 
 
 def test_role_names_are_read_as_pairs() -> None:
@@ -171,3 +185,9 @@ def test_retentions_that_contradict_one_another_are_told(
     (found,) = checks.retention_is_consistent(None)
     assert (found.id, found.obj) == ("analytics.E002", name)
     assert found.hint
+
+
+def test_a_provider_that_signs_people_in_is_discovered_and_that_over_plain_http_is_told(settings: LazySettings) -> None:
+    settings.OIDC_ISSUER, settings.OIDC_JWKS_URL = "http://id.example.com", "https://id.example.com/keys"
+    settings.OIDC_CLIENT_ID = "analytics"
+    assert [one.obj for one in checks.keys_come_over_https(None)] == ["OIDC_ISSUER"]

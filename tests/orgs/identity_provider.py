@@ -1,14 +1,18 @@
-"""An identity provider for tests: real keys, and a real HTTP server that gives them out, or does not."""
+"""An identity provider for tests: real keys, and a real HTTP server that gives them out and signs people in, or does not."""
 
 import base64
+import hashlib
 import json
+import secrets
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -16,6 +20,7 @@ from django.conf import LazySettings
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 AUDIENCE = "analytics"
+CLIENT_ID, CLIENT_SECRET = "analytics-pages", "a secret of : & two"
 STAFF_ROLE = "platform-staff"
 
 
@@ -53,6 +58,17 @@ class IdentityProvider:
         self.discovery: dict[str, Any] = {}  # what the document says otherwise
         self.pause = 0.0  # seconds before an answer
         self.drip = 0.0  # seconds between two bytes of it
+        # Sign-in: who is signed in at the provider, and what it does otherwise.
+        self.person: dict[str, Any] = {"sub": "ada", "email": "ada@example.com", "email_verified": True}
+        self.userinfo: dict[str, Any] = {}
+        self.answer: dict[str, str] = {}  # of the authorization endpoint, in the place of a code
+        self.id_token: Callable[[dict[str, Any]], str] = lambda claims: self.sign(**claims)
+        self.grants: dict[str, dict[str, str]] = {}  # by code: what was asked for
+        self.exchanges: list[dict[str, str]] = []  # what the token endpoint was sent
+        self.auth_methods = ["client_secret_basic"]
+        self.token_status = 200
+        self.token_body: bytes | None = None
+        self.token_pause = 0.0
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
         self.come_back()
@@ -63,6 +79,18 @@ class IdentityProvider:
         settings.OIDC_AUDIENCE = AUDIENCE
         settings.OIDC_JWKS_URL = "" if discovers else f"{self.url}/keys"
         settings.OIDC_STAFF_ROLE = STAFF_ROLE
+
+    def sign_people_in(self, settings: LazySettings, public_url: str = "http://testserver") -> None:
+        """As the environment would say it."""
+        self.configure(settings)
+        settings.OIDC_CLIENT_ID, settings.OIDC_CLIENT_SECRET = CLIENT_ID, CLIENT_SECRET
+        settings.OIDC_NAME = "Acme ID"
+        settings.PUBLIC_URL = public_url
+        settings.AUTHENTICATION_BACKENDS = [
+            "django.contrib.auth.backends.ModelBackend",
+            "orgs.provider_backend.ProviderBackend",
+            "orgs.policy.StaffBackend",
+        ]
 
     def claims(self, **fields: Any) -> dict[str, Any]:
         """Of a token that is right; None leaves a claim out."""
@@ -77,6 +105,46 @@ class IdentityProvider:
     def token(self, org_id: uuid.UUID | str | None = None, role: str = "viewer", **fields: Any) -> str:
         """Of somebody with a role in an org."""
         return self.sign(**{"orgs": [] if org_id is None else [str(org_id)], "roles": [role]} | fields)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        paths = {
+            "jwks_uri": "keys",
+            "authorization_endpoint": "authorize",
+            "token_endpoint": "token",
+            "userinfo_endpoint": "userinfo",
+            "end_session_endpoint": "end",
+        }
+        return {
+            "issuer": self.url,
+            **{name: f"{self.url}/{path}" for name, path in paths.items()},
+            "token_endpoint_auth_methods_supported": self.auth_methods,
+        } | self.discovery
+
+    def authorize(self, asked: dict[str, str]) -> str:
+        """Where the browser is sent: back with a code, since the person is signed in here and says yes."""
+        answer = dict(self.answer)
+        if not answer:
+            answer["code"] = secrets.token_urlsafe(16)
+            self.grants[answer["code"]] = asked
+        return f"{asked['redirect_uri']}?{urlencode({'state': asked.get('state', '')} | answer)}"
+
+    def exchange(self, sent: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """A code for tokens, once, for whoever holds the client's secret and the verifier of PKCE."""
+        self.exchanges.append(sent)
+        if self.token_status != 200:
+            return self.token_status, {"error": "server_error", "error_description": "secret"}
+        basic = "Basic " + base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
+        if sent["authorization"] != basic and sent.get("client_secret") != CLIENT_SECRET:
+            return 401, {"error": "invalid_client"}
+        asked = self.grants.pop(sent.get("code", ""), None)
+        challenge = b64(hashlib.sha256(sent.get("code_verifier", "").encode()).digest())
+        if asked is None or asked["code_challenge"] != challenge or asked["code_challenge_method"] != "S256":
+            return 400, {"error": "invalid_grant"}
+        if asked["redirect_uri"] != sent.get("redirect_uri") or asked["client_id"] != CLIENT_ID:
+            return 400, {"error": "invalid_grant"}
+        claims = {"aud": CLIENT_ID, "nonce": asked["nonce"], **self.person}
+        return 200, {"token_type": "Bearer", "access_token": "an-access-token", "id_token": self.id_token(claims)}
 
     @property
     def fetches(self) -> int:
@@ -98,16 +166,38 @@ class IdentityProvider:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                provider.asked.append(self.path)
+                provider.asked.append(urlsplit(self.path).path)
                 time.sleep(provider.pause)
-                discovers = self.path == "/.well-known/openid-configuration"
-                known = {"issuer": provider.url, "jwks_uri": f"{provider.url}/keys"} | provider.discovery
-                keys = {"keys": [key.public_jwk for key in provider.keys]}
-                body = json.dumps(known if discovers else keys).encode()
-                if provider.body is not None and not discovers:
-                    body = provider.body
+                match urlsplit(self.path).path:
+                    case "/.well-known/openid-configuration":
+                        self._send(json.dumps(provider.document).encode())
+                    case "/authorize":
+                        self._redirect(provider.authorize(dict(parse_qsl(urlsplit(self.path).query))))
+                    case "/userinfo":
+                        self._send(json.dumps(provider.userinfo or provider.person).encode())
+                    case "/end":
+                        self._redirect(dict(parse_qsl(urlsplit(self.path).query))["post_logout_redirect_uri"])
+                    case _:
+                        keys = {"keys": [key.public_jwk for key in provider.keys]}
+                        self._send(provider.body if provider.body is not None else json.dumps(keys).encode())
+
+            def do_POST(self) -> None:
+                provider.asked.append(self.path)
+                time.sleep(provider.token_pause)
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                sent = dict(parse_qsl(body)) | {"authorization": self.headers.get("Authorization", "")}
+                status, answer = provider.exchange(sent)
+                self._send(json.dumps(answer).encode() if provider.token_body is None else provider.token_body, status)
+
+            def _redirect(self, url: str) -> None:
+                self.send_response(302)
+                self.send_header("Location", url)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def _send(self, body: bytes, status: int = 0) -> None:
                 try:
-                    self.send_response(provider.status)
+                    self.send_response(status or provider.status)
                     for name, value in {"Content-Length": str(len(body)), **provider.headers}.items():
                         self.send_header(name, value)
                     self.end_headers()

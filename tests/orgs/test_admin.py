@@ -37,8 +37,10 @@ def messages_of(response: Any) -> str:
 
 
 def members_form(**fields: object) -> dict[str, object]:
-    """An org's page without changes to its members."""
+    """An org's page, or a person's, without changes to members and identities."""
     return {
+        "identities-TOTAL_FORMS": 0,
+        "identities-INITIAL_FORMS": 0,
         "memberships-TOTAL_FORMS": 0,
         "memberships-INITIAL_FORMS": 0,
         "memberships-MIN_NUM_FORMS": 0,

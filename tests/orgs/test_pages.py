@@ -1,8 +1,10 @@
 """Signing in, invitations, the list of orgs, settings: who may do what, what is shown once, what is recorded."""
 
 import re
+import uuid
 
 import pytest
+from django.conf import LazySettings
 from django.test import Client
 from django.urls import reverse
 
@@ -107,17 +109,70 @@ def test_somebody_new_sets_a_password_and_is_in(org: Org) -> None:
 def test_somebody_known_signs_in_and_joins(org: Org) -> None:
     link, known = invited(org, "known@example.com"), make_user("known@example.com")
     assert f"/login/?next={link}" in Client().get(link).content.decode()
-    assert Client().post(link).status_code == 200
-    assert not Membership.objects.filter(org=org).exists()
     client = visit(known)
-    assert client.get(link).status_code == 200
+    assert "without an account" not in client.get(link).content.decode()
+    session = client.session.session_key
     client.post(link)
     assert Membership.objects.get(org=org).user == known
+    assert client.session.session_key == session  # it is the one that they signed in with, and ends when that does
+
+
+def test_an_invitation_looks_the_same_whether_or_not_its_address_has_an_account(org: Org) -> None:
+    make_user("known@example.com")
+    pages = []
+    for email in ("known@example.com", "other@example.com"):
+        link = invited(org, email)
+        html = Client().get(link).content.decode().replace(link, "LINK").replace(email, "EMAIL")
+        pages.append(re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", html))
+        wrong = Client().post(link, {"password": "sunny meadow", "again": "rainy meadow"})
+        assert wrong.status_code == 400
+        assert "not the same" in wrong.content.decode()
+        assert "for <strong" in visit(make_user()).get(link).content.decode()
+    assert pages[0] == pages[1]
+
+
+def test_an_invitation_changes_nothing_of_an_account_and_asking_is_recorded(org: Org) -> None:
+    link, known = invited(org, "known@example.com"), make_user("known@example.com")
+    client = Client()
+    answer = client.post(link, {"password": "sunny meadow", "again": "sunny meadow"})
+    assert answer.status_code == 409
+    assert "Sign in with it to join" in answer.content.decode()
+    known.refresh_from_db()
+    assert known.check_password(PASSWORD)
+    assert "_auth_user_id" not in client.session
+    assert not Membership.objects.filter(org=org).exists()
+    assert actions(org) == ["invitation met an account"]
+    assert Client().get(link).status_code == 200
+
+
+def test_asking_by_invitations_is_slow(org: Org, settings: LazySettings) -> None:
+    settings.SIGN_IN_LIMITS = True
+    make_user("known@example.com")
+    link, client = invited(org, "known@example.com"), Client(REMOTE_ADDR=f"2001:db8:{uuid.uuid4().hex[:4]}::1")
+    fields = {"password": "sunny meadow", "again": "sunny meadow"}
+    assert [client.post(link, fields).status_code for _ in range(12)] == [409] * 10 + [429] * 2
+    assert int(client.post(link, fields)["Retry-After"]) > 0
+
+
+def test_an_account_made_by_an_invitation_confirms_no_address(org: Org) -> None:
+    fields = {"password": "sunny meadow", "again": "sunny meadow"}
+    Client().post(invited(org, "new@example.com"), fields)
+    assert not User.objects.get(email="new@example.com").email_confirmed
+
+
+def test_without_passwords_an_invitation_makes_no_account(org: Org, settings: LazySettings) -> None:
+    settings.SIGN_IN_PASSWORD = False
+    link = invited(org, "new@example.com")
+    assert "password" not in Client().get(link).content.decode()
+    Client().post(link, {"password": "sunny meadow", "again": "sunny meadow"})
+    assert not User.objects.filter(email="new@example.com").exists()
 
 
 def test_nobody_joins_with_an_invitation_for_another(org: Org) -> None:
-    link, _ = invited(org, "known@example.com"), make_user("known@example.com")
-    assert "you are signed in as" in visit(make_user()).post(link).content.decode()
+    make_user("known@example.com")
+    for email in ("known@example.com", "new@example.com"):
+        link = invited(org, email)
+        assert "you are signed in as" in visit(make_user()).post(link).content.decode()
     assert not Membership.objects.filter(org=org).exists()
 
 

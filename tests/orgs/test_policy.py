@@ -79,7 +79,7 @@ def test_nobody_has_no_permission() -> None:
 
 def person_form(user: User, **fields: object) -> dict[str, object]:
     numbers = {"TOTAL_FORMS": 0, "INITIAL_FORMS": 0, "MIN_NUM_FORMS": 0, "MAX_NUM_FORMS": 1000}
-    form = {f"memberships-{name}": number for name, number in numbers.items()}
+    form = {f"{rows}-{name}": number for rows in ("memberships", "identities") for name, number in numbers.items()}
     return form | {"email": user.email, "is_active": "on", "staff_role": user.staff_role} | fields
 
 
