@@ -21,7 +21,7 @@ def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
 class Migration(migrations.Migration):
     dependencies = [
         ("exports", "0001_jobs"),
-        ("orgs", "0006_row_security"),
+        ("orgs", "0007_row_security"),
     ]
 
     operations = [

@@ -19,7 +19,7 @@ def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
 class Migration(migrations.Migration):
     dependencies = [
         ("reliability", "0001_incidents"),
-        ("orgs", "0006_row_security"),
+        ("orgs", "0007_row_security"),
     ]
 
     operations = [

@@ -34,7 +34,7 @@ def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
 class Migration(migrations.Migration):
     dependencies = [
         ("usage", "0005_partitions_of_minutes"),
-        ("orgs", "0006_row_security"),
+        ("orgs", "0007_row_security"),
     ]
 
     operations = [

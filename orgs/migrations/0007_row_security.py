@@ -17,6 +17,7 @@ OF_WEB = {
     "django_session": ALL,
     "django_migrations": "SELECT",
     "django_content_type": "SELECT",
+    "orgs_provideridentity": ALL,
     "auth_group": "SELECT",
     "auth_group_permissions": "SELECT",
     "auth_permission": "SELECT",
@@ -63,7 +64,7 @@ def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orgs", "0005_audit_indexes"),
+        ("orgs", "0006_provider_identity"),
         ("sessions", "0001_initial"),
     ]
 

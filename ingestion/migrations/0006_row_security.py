@@ -87,8 +87,8 @@ def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("ingestion", "0004_retention"),
-        ("orgs", "0006_row_security"),
+        ("ingestion", "0005_batch_trace"),
+        ("orgs", "0007_row_security"),
     ]
 
     operations = [
