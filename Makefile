@@ -73,7 +73,7 @@ check: lint test
 
 # One lock per use, with hashes and without the address of any registry.
 lock: .venv/uv
-	for set in service exports embedded dev; do \
+	for set in service exports tracing image embedded dev; do \
 		extra=$$([ $$set = service ] || echo --extra $$set); \
 		$(BIN)/uv pip compile pyproject.toml $$extra -o requirements/$$set.txt --quiet --universal \
 			--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK) || exit 1; \

@@ -14,6 +14,10 @@ def main() -> None:
         from analytics_site.env import stop_if_wrong
 
         stop_if_wrong()
+
+        from analytics_site import tracing
+
+        tracing.start()
     execute_from_command_line(sys.argv)
 
 

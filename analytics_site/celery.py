@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_init, celeryd_init, setup_logging
+from celery.signals import beat_init, celeryd_init, setup_logging, worker_process_init, worker_process_shutdown
 from click import Option
 from django_structlog.celery.steps import DjangoStructLogInitStep
 
@@ -28,6 +28,22 @@ app.user_options["worker"].add(
 @setup_logging.connect
 def keep_logging(**kwargs: Any) -> None:
     """Celery's own logging set-up stands back: Django's has been done."""
+
+
+@worker_process_init.connect
+def start_tracing(**kwargs: Any) -> None:
+    """In each process of a pool, after it was forked, and in a worker without a pool. Beat's ticks are no traces."""
+    from . import tracing
+
+    tracing.start()
+
+
+@worker_process_shutdown.connect
+def finish_tracing(**kwargs: Any) -> None:
+    """Processes of a pool end without Python's own last rites."""
+    from . import tracing
+
+    tracing.finish()
 
 
 @celeryd_init.connect

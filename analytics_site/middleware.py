@@ -1,4 +1,4 @@
-"""Request ids."""
+"""Request ids, and the line that each request leaves."""
 
 import re
 import uuid
@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import structlog
 from django.http import HttpRequest, HttpResponse
+from django_structlog.middlewares import RequestMiddleware
 
 from orgs.limits import MAX_REQUEST_ID_LENGTH
+
+from .problems import is_unavailable
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -33,3 +36,17 @@ class RequestIdMiddleware:
         # Answers are somebody's own unless they say otherwise: no cache in between may keep them.
         response.headers.setdefault("Cache-Control", "private, no-cache")
         return response
+
+
+class RequestLogMiddleware(RequestMiddleware):
+    """One line for each request: what was asked, and what it was answered."""
+
+    @staticmethod
+    def format_request(request: HttpRequest) -> str:
+        return f"{request.method} {request.path}"  # without the query: people search for people
+
+    def _process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        if is_unavailable(exception):  # the answer is 503, and a traceback would say no more than this
+            structlog.contextvars.bind_contextvars(error=exception)
+        else:
+            super()._process_exception(request, exception)

@@ -132,11 +132,16 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
 def server_error(request: HttpRequest) -> HttpResponse:
     """What no view handled. Django calls this while it handles the error, and has logged it."""
     error = sys.exc_info()[1]
-    if isinstance(error, OperationalError) and isinstance(error.__cause__, QueryCanceled):
+    if not is_unavailable(error):
+        return respond(request, 500, "The service failed. The request id tells its operators where to look.")
+    if error is not None and isinstance(error.__cause__, QueryCanceled):
         detail = (
             "This took the database too long, and was given up. Nothing was stored; ask for less, or repeat it later."
         )
         return respond(request, 503, detail, _TOO_LONG)
-    if isinstance(error, (OperationalError, InterfaceError)):
-        return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
-    return respond(request, 500, "The service failed. The request id tells its operators where to look.")
+    return respond(request, 503, "The database does not answer. Nothing was stored; repeat the request.")
+
+
+def is_unavailable(error: BaseException | None) -> bool:
+    """Whether the database did not answer, or not in time: nobody's mistake, and worth a repeat."""
+    return isinstance(error, (OperationalError, InterfaceError))

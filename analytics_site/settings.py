@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -23,9 +24,11 @@ from .env import (
     PositiveInt,
     PositiveSeconds,
     SessionHours,
+    Problem,
     has_scheme,
     is_postgres_url,
 )
+from .logs import add_trace, calm_strangers, hide_secrets, tell_exception
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -98,6 +101,23 @@ CACHES = {
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+def _traces_endpoint() -> str:
+    """Where traces go; empty where they go nowhere, and then nothing of OpenTelemetry is looked for."""
+    expected, is_http = "an http(s) address that takes OTLP over HTTP", has_scheme("http", "https")
+    base = ENVIRONMENT.url("OTEL_EXPORTER_OTLP_ENDPOINT", expected, is_http, "")
+    endpoint = ENVIRONMENT.url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", expected, is_http, "")
+    if not base and not endpoint:
+        return ""
+    for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+        ENVIRONMENT.read(name, Literal["http/protobuf"], "http/protobuf", "http/protobuf: gRPC is not spoken here")
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.instrumentation") is None:
+        name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" if endpoint else "OTEL_EXPORTER_OTLP_ENDPOINT"
+        wrong = "is set, and what requirements/tracing.txt names is not installed"
+        ENVIRONMENT.problems.append(Problem(name, wrong, "nothing where that is not wanted"))
+    return endpoint or base.rstrip("/") + "/v1/traces"
+
 
 # ── The service ──────────────────────────────────────────────────────────────────────────────────────────────────
 HTTP_PORT = ENVIRONMENT.read("HTTP_PORT", Port, 8084, "a TCP port, 1 to 65535")
@@ -201,6 +221,8 @@ RATE_LIMIT_STRANGERS_BURST = ENVIRONMENT.read("RATE_LIMIT_STRANGERS_BURST", Posi
 SIGN_IN_LIMITS = ENVIRONMENT.read("SIGN_IN_LIMITS", bool, True, "1 or 0")
 TRUSTED_PROXIES = ENVIRONMENT.read("TRUSTED_PROXIES", NotNegativeInt, 0, "a number of proxies; 0 where there is none")
 WEB_STATEMENT_TIMEOUT = ENVIRONMENT.read("WEB_STATEMENT_TIMEOUT", NotNegativeInt, 30, "whole seconds; 0 for none")
+# Traces by OTLP over HTTP, by OpenTelemetry's own names; it reads the others of its variables itself.
+TRACES_ENDPOINT = "" if ENVIRONMENT.variables.get("OTEL_SDK_DISABLED", "").lower() == "true" else _traces_endpoint()
 METRICS_PORT = ENVIRONMENT.read("METRICS_PORT", Port, 9108, "a TCP port, 1 to 65535")
 Currency = Literal[
     "USD", "EUR", "GBP", "CHF", "CAD", "AUD", "NZD", "SEK", "NOK", "DKK", "PLN", "CZK", "INR", "BRL", "MXN", "SGD", "HKD", "ZAR"
@@ -267,7 +289,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "analytics_site.middleware.RequestIdMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "analytics_site.middleware.RequestLogMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.middleware.gzip.GZipMiddleware",
     "analytics_site.throttle_middleware.ThrottleMiddleware",
@@ -425,12 +447,11 @@ _log_processors: list[Any] = [
     structlog.stdlib.PositionalArgumentsFormatter(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
+    add_trace,
 ]
 LOG_FORMAT: str = ENVIRONMENT.read("LOG_FORMAT", Literal["json", "text"], "json", "json or text")
-_renderers: list[Any] = (
-    [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    if LOG_FORMAT == "json"
-    else [structlog.dev.ConsoleRenderer(colors=False)]
+_renderer: Any = (
+    structlog.processors.JSONRenderer() if LOG_FORMAT == "json" else structlog.dev.ConsoleRenderer(colors=False)
 )
 LOGGING = {
     "version": 1,
@@ -438,8 +459,14 @@ LOGGING = {
     "formatters": {
         "structured": {
             "()": structlog.stdlib.ProcessorFormatter,
-            "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers],
-            "foreign_pre_chain": [*_log_processors, structlog.stdlib.ExtraAdder()],
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                tell_exception,
+                hide_secrets,
+                _renderer,
+            ],
+            # Not what libraries add to their records: Celery adds arguments, Django the request.
+            "foreign_pre_chain": [*_log_processors, calm_strangers],
         }
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
@@ -450,11 +477,15 @@ LOGGING = {
         "django.server": {"level": "WARNING"},
         # Wrong hosts and tokens: anybody can cause them. Django's own level would not follow LOG_LEVEL.
         "django.security": {"level": LOG_LEVEL},
-        # A task runs every two seconds; what it did, it says itself.
-        "celery.app.trace": {"level": "WARNING"},
+        # Said by the request log, with the reason.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+        # A task runs every two seconds; what it did, it says itself, and django-structlog that it failed.
+        "celery.app.trace": {"level": "CRITICAL"},
         "celery.worker.strategy": {"level": "WARNING"},
         "django_structlog.celery.receivers": {"level": "WARNING"},
         "amqp": {"level": "ERROR"},
+        # `traces_not_exported` says it, once a minute.
+        "opentelemetry.exporter": {"level": "CRITICAL"},
         "celery.beat": {"level": "WARNING"},
         "django_celery_beat": {"level": "WARNING"},
     },

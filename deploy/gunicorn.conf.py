@@ -11,9 +11,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
 
+from django.conf import settings
+
 from analytics_site.env import stop_if_wrong
 
 stop_if_wrong()
+
+
+# Its own lines like all others. Requests are in the service's log.
+_loggers = {"gunicorn.error": {"level": settings.LOG_LEVEL}, "gunicorn.access": {"level": "CRITICAL"}}
+logconfig_dict = settings.LOGGING | {"loggers": settings.LOGGING["loggers"] | _loggers}
 
 bind = f"0.0.0.0:{os.environ.get('HTTP_PORT', '8084')}"
 worker_class = "gthread"
@@ -40,6 +47,12 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(worker.pid)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    from analytics_site import tracing
+
+    tracing.finish()
 
 
 def on_exit(server: Any) -> None:

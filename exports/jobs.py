@@ -7,6 +7,7 @@ was lost.
 import hashlib
 import uuid
 from collections.abc import Collection
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -170,9 +171,10 @@ def send(job: ExportJob) -> None:
     from .tasks import run
 
     try:
-        run.apply_async((str(job.pk),), retry=False)
+        # In a context of its own: the span of a message that did not get away is never ended, and would go on as a parent.
+        copy_context().run(lambda: run.apply_async((str(job.pk),), retry=False))
     except (BrokerError, OSError) as error:
-        logger.warning("export_not_sent", job_id=str(job.pk), error=str(error))
+        logger.warning("export_not_sent", job_id=str(job.pk), org_id=str(job.org_id or ""), error=error)
 
 
 def cancel(job: ExportJob, by: str) -> bool:

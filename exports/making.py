@@ -23,6 +23,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
+from ingestion import spans
 from orgs.limits import EXPORT_LONGEST
 from orgs.tenancy import DatabaseRole, assume
 from usage import freshness
@@ -73,21 +74,26 @@ def attempt(job_id: str) -> None:
     job = claims.claim(job_id)
     if job is None:
         return
-    log = logger.bind(job_id=job_id, org_id=str(job.org_id or ""), attempt=job.attempts)
+    spans.annotate(job_id=job_id, attempt=job.attempts)
+    with structlog.contextvars.bound_contextvars(job_id=job_id, org_id=str(job.org_id or ""), attempt=job.attempts):
+        _make_and_deliver(job)
+
+
+def _make_and_deliver(job: ExportJob) -> None:
     try:
         with claims.Pulse(job).beating() as pulse, _workplace(job) as path:
             _deliver(job, _make(job, path, pulse))
-        log.info("export_succeeded", dataset=job.dataset, format=job.format)
+        logger.info("export_succeeded", dataset=job.dataset, format=job.format)
     except claims.Superseded:
-        log.warning("export_superseded")
+        logger.warning("export_superseded")
     except claims.Cancelled:
         claims.call_off(job)
     except _EXPECTED as error:
         message, is_passing = _in_words(error)
-        _fail(job, message, log, is_passing=is_passing, is_mismatch=isinstance(error, Mismatch))
+        _fail(job, message, is_passing=is_passing, is_mismatch=isinstance(error, Mismatch))
     except Exception as error:
-        log.exception("export_broke")
-        _fail(job, f"The service failed ({type(error).__name__}); its log says more.", log, is_passing=True)
+        logger.exception("export_broke")
+        _fail(job, f"The service failed ({type(error).__name__}); its log says more.", is_passing=True)
 
 
 def _in_words(error: Exception) -> tuple[str, bool]:
@@ -108,16 +114,16 @@ def _in_words(error: Exception) -> tuple[str, bool]:
             return str(error), False
 
 
-def _fail(job: ExportJob, message: str, log: Any, *, is_passing: bool, is_mismatch: bool = False) -> None:
+def _fail(job: ExportJob, message: str, *, is_passing: bool, is_mismatch: bool = False) -> None:
     try:
         now = claims.note_failure(job, message, is_passing=is_passing, is_mismatch=is_mismatch)
     except (OperationalError, InterfaceError):  # its lease ends, and `upkeep` finds it
-        log.warning("export_failure_not_noted", error=message)
+        logger.warning("export_failure_not_noted", error=message)
         return
     if now is None:
-        log.warning("export_superseded")
+        logger.warning("export_superseded")
     else:
-        log.error("export_failed" if now is State.FAILED else "export_attempt_failed", error=message)
+        logger.error("export_failed" if now is State.FAILED else "export_attempt_failed", error=message)
 
 
 @contextmanager

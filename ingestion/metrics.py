@@ -30,12 +30,12 @@ STREAM_RECONNECTS = Counter(
     "analytics_stream_interruptions", "Times that reading broke off and began again", ("stream",)
 )
 
-_OUTCOMES = ("accepted", "duplicates", "conflicts", "rejected", "quarantined")
+OUTCOMES = ("accepted", "duplicates", "conflicts", "rejected", "quarantined")
 
 
 def note_batch(batch: Batch, quarantined: Iterable[Invalid]) -> None:
     """Count a batch that was stored. A caller's transaction may still undo it: these are counters, not figures."""
-    for outcome in _OUTCOMES:
+    for outcome in OUTCOMES:
         if number := getattr(batch, outcome):
             EVENTS.labels(batch.door, outcome).inc(number)
     BATCH_EVENTS.labels(batch.door).observe(batch.received)

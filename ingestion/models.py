@@ -11,6 +11,8 @@ from django.contrib.postgres.indexes import HashIndex
 from django.db import models
 from django.db.models import Q
 
+from .spans import TRACEPARENT_LENGTH
+
 
 class Door(models.TextChoices):
     HTTP = "http", "HTTP"
@@ -59,6 +61,12 @@ class Batch(models.Model):
     retries = models.PositiveSmallIntegerField(default=0, help_text="Times the transaction was run again.")
     started_at = models.DateTimeField()
     completed_at = models.DateTimeField()
+    traceparent = models.CharField(
+        max_length=TRACEPARENT_LENGTH,
+        null=True,
+        editable=False,
+        help_text="Of the span that stored it, where that is traced.",
+    )
     rolled_up_at = models.DateTimeField(null=True)
 
     class Meta:

@@ -20,7 +20,7 @@ from django.utils import timezone
 from orgs.registry import add_stubs
 from orgs.tenancy import DatabaseRole, acting_as
 
-from . import conflicts, dedupe, metrics, storage
+from . import conflicts, dedupe, metrics, spans, storage
 from .models import Batch, Door, Ledger, QuarantinedMessage
 from .pricing import PriceBook
 from .rows import Identity, copy_events, days_of, identity, orgs_of, span_of
@@ -65,6 +65,14 @@ def store(delivery: Delivery) -> Batch:
 
     Raises `django.db.OperationalError` where the database is away; nothing is stored then, and a repeat is safe.
     """
+    with spans.span("store batch", door=str(delivery.door), received=delivery.received) as span:
+        batch = _store(delivery, span.traceparent)
+        span.set(batch_id=batch.pk, orgs=len(batch.org_ids), retries=batch.retries)
+        span.set(**{outcome: getattr(batch, outcome) for outcome in metrics.OUTCOMES})
+    return batch
+
+
+def _store(delivery: Delivery, traceparent: str | None) -> Batch:
     started_at = timezone.now()
     identities = list(map(identity, delivery.events))
     days = days_of(identities)
@@ -72,20 +80,24 @@ def store(delivery: Delivery) -> Batch:
         try:
             storage.ensure_days(days)
             with acting_as(DatabaseRole.TASKS), connection.cursor() as cursor:
-                batch = _write(cursor, delivery, identities, started_at, attempt)
+                batch = _write(cursor, delivery, identities, started_at, attempt, traceparent)
         except (OperationalError, IntegrityError, ProgrammingError) as error:
             if attempt + 1 == MAX_ATTEMPTS or not isinstance(error.__cause__, _REPEATABLE):
                 raise
             storage.forget()
-            logger.warning("batch_repeated", attempt=attempt, error=str(error.__cause__))
+            logger.warning("batch_repeated", attempt=attempt, error=error.__cause__)
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
         else:
             logger.info(
                 "batch_stored",
                 batch_id=batch.pk,
                 door=batch.door,
+                orgs=len(batch.org_ids),
+                received=batch.received,
                 accepted=batch.accepted,
                 duplicates=batch.duplicates,
+                conflicts=batch.conflicts,
+                rejected=batch.rejected,
                 quarantined=batch.quarantined,
             )
             metrics.note_batch(batch, delivery.quarantined)
@@ -110,6 +122,7 @@ def _write(
     identities: Sequence[Identity],
     started_at: datetime,
     retries: int,
+    traceparent: str | None,
 ) -> Batch:
     items = list(zip(identities, delivery.events, strict=True))
     quarantined = list(delivery.quarantined)
@@ -132,6 +145,7 @@ def _write(
         retries=retries,
         started_at=started_at,
         completed_at=started_at,
+        traceparent=traceparent,
     )
     if span := delivery.span:
         batch.stream, batch.messages_read = span.stream, span.messages

@@ -6,6 +6,7 @@ batches marked as rolled up. So each can be killed anywhere, run twice, or run b
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models import F, Q
 from django.utils import timezone
 
-from ingestion import storage
+from ingestion import spans, storage
 from ingestion.locks import Lock, take, try_take
 from ingestion.models import Batch, UsageEvent
 from orgs.limits import MAX_EVENTS_PER_ROLLUP
@@ -67,19 +68,19 @@ def roll_up() -> Run:
     except IntegrityError:
         _forget_partitions()
         raise
-    if batches:
-        logger.info("rolled_up", batches=batches, events=events)
     return Run(batches, events)
 
 
 def _roll_up_some() -> Run:
     """One transaction of at most `MAX_EVENTS_PER_ROLLUP` events, or a single batch that is larger."""
-    with transaction.atomic(), connection.cursor() as cursor:
+    with ExitStack() as traced, transaction.atomic(), connection.cursor() as cursor:
         if not try_take(cursor, Lock.ROLLUP):
             return Run(0, 0)
         batches = list(_next_batches())
-        if not batches:
+        if not batches:  # mostly: no span
             return Run(0, 0)
+        links = [batch.traceparent for batch in batches if batch.traceparent]
+        told = traced.enter_context(spans.span("roll up", links, is_root=True, batches=len(batches)))
         ids = [batch.pk for batch in batches]
         times = [t for b in batches for t in (b.first_occurred_at, b.last_occurred_at) if t is not None]
         touched: set[uuid.UUID] = set()
@@ -101,14 +102,22 @@ def _roll_up_some() -> Run:
             touched = freshness.note(cursor)
         Batch.objects.filter(pk__in=ids).update(rolled_up_at=timezone.now())
         transaction.on_commit(lambda: freshness.refresh_cache(touched))
-    return Run(len(batches), sum(batch.accepted for batch in batches))
+        run = Run(len(batches), sum(batch.accepted for batch in batches))
+        told.set(events=run.events, orgs=len(touched), first_batch_id=ids[0], last_batch_id=ids[-1])
+        transaction.on_commit(lambda: _log(run, ids))
+    return run
+
+
+def _log(run: Run, ids: Sequence[int]) -> None:
+    """What was added; a batch beyond one run is never between its first and its last."""
+    logger.info("rolled_up", batches=run.batches, events=run.events, first_batch_id=ids[0], last_batch_id=ids[-1])
 
 
 def _next_batches() -> Iterator[Batch]:
     """The oldest batches that are not rolled up, as many as fit one run. Uses batches_not_rolled_up."""
     events = 0
     waiting = Batch.objects.filter(rolled_up_at=None).order_by("id")
-    for batch in waiting.only("id", "accepted", "first_occurred_at", "last_occurred_at")[:1000]:
+    for batch in waiting.only("id", "accepted", "first_occurred_at", "last_occurred_at", "traceparent")[:1000]:
         events += batch.accepted
         if events > MAX_EVENTS_PER_ROLLUP and events != batch.accepted:
             return

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import structlog
 from django.conf import settings
 from django.utils import timezone
 
+from ingestion import spans
 from ingestion.models import Door
 from ingestion.schema import Invalid, UsageEvent, read_message
+from ingestion.spans import MAX_LINKS
 from ingestion.writing import Delivery, StreamSpan, store
 
 from .feed import Feed, Message
@@ -31,6 +34,8 @@ class OpenBatch:
     quarantined: list[Invalid] = field(default_factory=list)
     quarantined_offsets: list[int] = field(default_factory=list)
     deadline: float = 0.0
+    # Of the spans in which the messages were published; a producer may send many within one.
+    traceparents: dict[str, None] = field(default_factory=dict)
 
     def add(self, message: Message, now: datetime) -> None:
         if self.last is None:
@@ -39,6 +44,8 @@ class OpenBatch:
         self.last = message
         self.messages += 1
         self.size += len(message.body)
+        if message.traceparent and len(self.traceparents) < MAX_LINKS:
+            self.traceparents[message.traceparent] = None
         for item in read_message(message.body, now):
             if isinstance(item, Invalid):
                 self.quarantined.append(item)
@@ -59,7 +66,12 @@ class OpenBatch:
 def commit(batch: OpenBatch, position: Position) -> Message:
     """Store a batch and move the position, both or neither; returns the last message, which can be acknowledged now."""
     assert batch.last is not None
-    with position.moving_to(batch.last.offset):
+    where = {"stream": position.stream, "first_offset": batch.first_offset, "last_offset": batch.last.offset}
+    with (
+        structlog.contextvars.bound_contextvars(**where),
+        spans.span("read stream", batch.traceparents, is_root=True, stream=position.stream, messages=batch.messages),
+        position.moving_to(batch.last.offset),
+    ):
         store(
             Delivery(
                 Door.STREAM,

@@ -8,6 +8,8 @@ import amqp
 from django.conf import settings
 from kombu.connection import Connection as Url
 
+from ingestion.spans import TRACEPARENT_LENGTH
+
 HEARTBEAT = 10  # seconds; a broker that says nothing for twice this is taken for gone
 TIMEOUT = 5  # seconds to connect, and for each answer that is waited for
 
@@ -74,3 +76,9 @@ def declare(url: str, stream: str) -> bool:
 
 def offset_of(message: Any) -> int:
     return int(message.headers["x-stream-offset"])
+
+
+def traceparent_of(message: Any) -> str:
+    """Of whoever published it; empty where it doesn't say, in these many characters."""
+    given = message.headers.get("traceparent")
+    return given if isinstance(given, str) and len(given) == TRACEPARENT_LENGTH else ""

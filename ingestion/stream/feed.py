@@ -14,7 +14,7 @@ from typing import Any
 from django.utils import timezone
 
 from . import connecting
-from .connecting import Connection, offset_of
+from .connecting import Connection, offset_of, traceparent_of
 from .looking import Look, Lookout, begin_of
 
 MAX_PREFETCH = 65_535  # messages; what the protocol can say
@@ -32,6 +32,7 @@ class Message:
     offset: int
     body: bytes
     tag: int
+    traceparent: str = ""  # of its producer, as far as a header says
 
 
 class Feed:
@@ -102,7 +103,7 @@ class Feed:
     def _receive(self, message: Any) -> None:
         body = message.body if isinstance(message.body, bytes) else bytes(message.body or "", "utf-8")
         self._buffered += len(body)
-        self._messages.put(Message(offset_of(message), body, message.delivery_tag))
+        self._messages.put(Message(offset_of(message), body, message.delivery_tag, traceparent_of(message)))
         self._received_at = time.monotonic()
 
     def _run(self, channel: Any, offset: int) -> None:

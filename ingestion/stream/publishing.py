@@ -53,9 +53,11 @@ class Publisher:
             with contextlib.suppress(*BROKER_ERRORS):
                 self._connection.close()
 
-    def publish(self, stream: str, body: bytes) -> None:
+    def publish(self, stream: str, body: bytes, traceparent: str = "") -> None:
+        headers = {"traceparent": traceparent} if traceparent else {}
+        message = amqp.Message(body, delivery_mode=2, application_headers=headers)
         # Mandatory: a broker confirms what it drops for want of a queue, too.
-        self._channel.basic_publish(amqp.Message(body, delivery_mode=2), routing_key=stream, mandatory=True)
+        self._channel.basic_publish(message, routing_key=stream, mandatory=True)
         self._sent += 1
         if self._sent - self._confirmed >= WINDOW:
             self._wait(WINDOW // 2)
