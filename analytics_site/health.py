@@ -50,7 +50,7 @@ def _missing() -> str | None:
                 return f"migration missing: {plan[0][0]}"
             _migrated = True
     except DatabaseError as error:
-        logger.warning("not_ready", error=str(error))
+        logger.warning("not_ready", error=error)
         return "PostgreSQL does not answer"
     return None
 

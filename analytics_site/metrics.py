@@ -33,5 +33,5 @@ def export(request: HttpRequest) -> HttpResponse:
         with acting_as(DatabaseRole.TASKS):
             text += generate_latest(_STATE)
     except (DatabaseError, InterfaceError) as error:
-        logger.warning("metrics_without_state", error=str(error))
+        logger.warning("metrics_without_state", error=error)
     return HttpResponse(text, content_type=CONTENT_TYPE_LATEST)

@@ -72,7 +72,9 @@ class Pulse:
             try:
                 self._lost = self._give()
             except (DatabaseError, InterfaceError) as error:
-                logger.warning("export_pulse_missed", job_id=str(self.job.pk), error=str(error))
+                logger.warning(
+                    "export_pulse_missed", job_id=str(self.job.pk), org_id=str(self.job.org_id or ""), error=error
+                )
                 connection.close()
         connection.close()
 
@@ -154,7 +156,7 @@ def recover() -> int:
     with transaction.atomic():
         found = list(lapsed.select_for_update(skip_locked=True))
         for job in found:
-            logger.warning("export_left_behind", job_id=str(job.pk), attempt=job.attempts)
+            logger.warning("export_left_behind", job_id=str(job.pk), org_id=str(job.org_id or ""), attempt=job.attempts)
             if note_failure(job, STOPPED, is_passing=True) is State.PENDING:  # it did not fail: nothing to wait for
                 ExportJob.objects.filter(pk=job.pk).update(next_send_at=Now(), not_before=Now())
     return len(found)

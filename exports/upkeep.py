@@ -46,12 +46,12 @@ def expire(now: datetime | None = None) -> None:
             store.delete(job.key)
             store.delete(job.manifest_key)
         except Undeliverable as error:
-            logger.error("export_not_deleted", job_id=str(job.pk), error=str(error))
+            logger.error("export_not_deleted", job_id=str(job.pk), org_id=str(job.org_id or ""), error=error)
             if error.is_passing:
                 away.add(job.bucket)
             continue
         ExportJob.objects.filter(pk=job.pk, status=State.SUCCEEDED).update(status=State.EXPIRED)
-        logger.info("export_expired", job_id=str(job.pk))
+        logger.info("export_expired", job_id=str(job.pk), org_id=str(job.org_id or ""))
     _sweep(now)
 
 

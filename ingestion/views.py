@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+import structlog
 from drf_spectacular.utils import OpenApiResponse, extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError, ValidationError
@@ -105,6 +106,7 @@ class EventsView(EventDoorView):
         events = [item for item in read if isinstance(item, UsageEvent)]
         registers = isinstance(request.auth, ApiKey) and request.auth.org_id is None
         batch = store(Delivery(Door.HTTP, events, rejected=len(read) - len(events), registers=registers))
+        structlog.contextvars.bind_contextvars(batch_id=batch.pk)  # for the line of the request
         return Response(
             {
                 "batchId": batch.public_id,

@@ -239,5 +239,5 @@ def _asked(question: Any) -> Any:
         _outage.until = now + THROTTLE_PAUSE.total_seconds()
         if now - _outage.said >= _LOG_EVERY:
             _outage.said = now
-            logger.warning("throttling_unavailable", error=str(error), note="requests go through without limits")
+            logger.warning("throttling_unavailable", error=error, note="requests go through without limits")
         return None

@@ -188,7 +188,7 @@ def _normals(org_id: uuid.UUID, window: Window) -> Known:
             known = _learn(org_id, hour)
             cache.set(key, known, _KEPT_NORMAL)
     except (RedisError, OSError) as error:
-        logger.warning("cache_unavailable", error=str(error))
+        logger.warning("cache_unavailable", error=error)
         known = _learn(org_id, hour)
     return known
 

@@ -84,7 +84,7 @@ def refresh_cache(org_ids: Iterable[uuid.UUID]) -> None:
     try:
         cache.set_many({_key(org_id): _read(org_id) for org_id in org_ids}, settings.FRESHNESS_CACHE_TTL)
     except (RedisError, OSError) as error:
-        logger.warning("cache_unavailable", error=str(error))
+        logger.warning("cache_unavailable", error=error)
 
 
 def _stored(org_id: uuid.UUID) -> Stored:
@@ -96,7 +96,7 @@ def _stored(org_id: uuid.UUID) -> Stored:
             # add: a rollup that committed meanwhile has put something newer there.
             cache.add(_key(org_id), cached, settings.FRESHNESS_CACHE_TTL)
     except (RedisError, OSError) as error:
-        logger.warning("cache_unavailable", error=str(error))
+        logger.warning("cache_unavailable", error=error)
         return _read(org_id)
     return cached
 

@@ -63,7 +63,7 @@ class Position:
         last_missing = first - 1 if missing < first else None
         with self.moving_to(first - 1 if first else None):
             StreamGap.objects.create(stream=self.stream, first_missing=missing, last_missing=last_missing)
-        logger.error("stream_gap", stream=self.stream, first=missing, last=last_missing)
+        logger.error("stream_gap", stream=self.stream, first_offset=missing, last_offset=last_missing)
 
     def note(self, **state: object) -> None:
         """Say how reading goes: for people, and for the freshness of all figures."""

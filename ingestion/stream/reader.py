@@ -48,7 +48,7 @@ class Reader(threading.Thread):
             except Exception as error:  # whatever it is: a thread that ended would read nothing, and say nothing
                 let_go()  # the session may be what broke; what follows is written on another
                 STREAM_RECONNECTS.labels(self.stream).inc()
-                logger.warning("stream_interrupted", stream=self.stream, error=repr(error))
+                logger.warning("stream_interrupted", stream=self.stream, error=error)
                 self._note_error(error)
             finally:
                 let_go()

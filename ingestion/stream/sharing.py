@@ -38,7 +38,7 @@ class Share(threading.Thread):
                     logger.info("stream_share", group=self.group, streams=part)
                 self._part = part
             except Exception as error:  # whatever it is: without this thread no part would ever change
-                logger.warning("stream_share_unknown", group=self.group, error=repr(error))
+                logger.warning("stream_share_unknown", group=self.group, error=error)
                 connection.close()
             self.stopping.wait(LOOK_INTERVAL)
         connection.close()

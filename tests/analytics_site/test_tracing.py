@@ -28,7 +28,7 @@ from ..processes import NOWHERE, environment, eventually, gunicorn, run
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ROOT = "/analytics/v1"
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACE, PARENT = f"{7:032x}", f"{8:016x}"
 BROKER = 8  # a Redis database that nobody else's workers listen to
 GRACE = 25  # seconds after which operators kill
 
