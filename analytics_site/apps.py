@@ -9,8 +9,8 @@ class AnalyticsSiteConfig(AppConfig):
     name = "analytics_site"
 
     def ready(self) -> None:
-        # celery: tasks that are sent find their broker. checks and logs register themselves.
-        from . import celery, checks, logs, schedule  # noqa: F401
+        # celery: tasks that are sent find their broker. checks, logs and task_metrics register themselves.
+        from . import celery, checks, logs, schedule, task_metrics  # noqa: F401
 
         # What is loaded by now stays: collections need not look at it again. A batch makes objects by the ten thousand,
         # and keeps them until it is written; looking for cycles among them every 700 took a tenth of its time.

@@ -13,13 +13,14 @@ from orgs.tenancy import DatabaseRole, act_always_as
 from .env import stop_if_wrong
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
-app = Celery("analytics_site")
+app = Celery("analytics_site", loader="analytics_site.worker_metrics:Loader")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 # Carries request ids into tasks, and task ids into log lines.
 app.steps["worker"].add(DjangoStructLogInitStep)
 # Imported by path: it needs the settings, and this module is read with them.
 app.steps["worker"].add("ingestion.stream.step:ReadStream")
+app.steps["worker"].add("analytics_site.worker_metrics:ServeMetrics")
 app.user_options["worker"].add(
     Option(("--read-stream",), is_flag=True, help="Read the RabbitMQ stream in this worker.")
 )

@@ -35,6 +35,7 @@ from .datasets import Control, Dataset, as_text, snapshot
 from .delivery import Parcel, Undeliverable, store_of
 from .delivery.folder import told
 from .jobs import is_listed
+from .metrics import ATTEMPTS
 from .models import ExportJob, State
 from .writers import Unwritable, Written, write
 
@@ -83,11 +84,13 @@ def _make_and_deliver(job: ExportJob) -> None:
     try:
         with claims.Pulse(job).beating() as pulse, _workplace(job) as path:
             _deliver(job, _make(job, path, pulse))
+        ATTEMPTS.labels(job.dataset, "succeeded").inc()
         logger.info("export_succeeded", dataset=job.dataset, format=job.format)
     except claims.Superseded:
         logger.warning("export_superseded")
     except claims.Cancelled:
         claims.call_off(job)
+        ATTEMPTS.labels(job.dataset, "cancelled").inc()
     except _EXPECTED as error:
         message, is_passing = _in_words(error)
         _fail(job, message, is_passing=is_passing, is_mismatch=isinstance(error, Mismatch))
@@ -115,6 +118,7 @@ def _in_words(error: Exception) -> tuple[str, bool]:
 
 
 def _fail(job: ExportJob, message: str, *, is_passing: bool, is_mismatch: bool = False) -> None:
+    ATTEMPTS.labels(job.dataset, "mismatch" if is_mismatch else "failed").inc()
     try:
         now = claims.note_failure(job, message, is_passing=is_passing, is_mismatch=is_mismatch)
     except (OperationalError, InterfaceError):  # its lease ends, and `upkeep` finds it

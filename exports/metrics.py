@@ -1,4 +1,4 @@
-"""What Prometheus is told of exports, read from the database when it is asked for: whichever process made them."""
+"""What Prometheus is told of exports: attempts of the process that makes them, and the state that stands in the database."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -6,9 +6,12 @@ from datetime import timedelta
 from django.db import connection
 from django.db.models import Count, Min
 from django.utils import timezone
+from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
 
 from .models import OPEN, ExportJob
+
+ATTEMPTS = Counter("analytics_export_attempts", "Attempts to make a file, by how they ended", ("dataset", "outcome"))
 
 LOOKED_AT = timedelta(days=7)  # by export_jobs_newest; what was longer ago alerts nobody
 

@@ -9,11 +9,14 @@ from prometheus_client.core import GaugeMetricFamily
 
 from orgs.limits import MAX_ADMIN_COUNT
 
-from .models import Batch, QuarantinedMessage, StreamGap, StreamReader
+from .models import Batch, Door, QuarantinedMessage, StreamGap, StreamReader
 from .schema import Invalid, reason_of
 
 EVENTS = Counter("analytics_ingestion_events", "Events by door and what became of them", ("door", "outcome"))
 QUARANTINED = Counter("analytics_ingestion_quarantined", "Messages quarantined, by the field at fault", ("reason",))
+REJECTED = Counter(
+    "analytics_ingestion_rejected", "Events handed back to who sent them, by the field at fault", ("reason",)
+)
 BATCH_EVENTS = Histogram(
     "analytics_ingestion_batch_events",
     "Events of a batch",
@@ -31,6 +34,9 @@ STREAM_RECONNECTS = Counter(
 )
 
 OUTCOMES = ("accepted", "duplicates", "conflicts", "rejected", "quarantined")
+for _door in Door:  # a rise is seen only from a number that was there before
+    for _outcome in OUTCOMES:
+        EVENTS.labels(_door, _outcome)
 
 
 def note_batch(batch: Batch, quarantined: Iterable[Invalid]) -> None:
@@ -44,7 +50,13 @@ def note_batch(batch: Batch, quarantined: Iterable[Invalid]) -> None:
         QUARANTINED.labels(reason_of(message.faults)).inc()
 
 
-class StreamState:
+def note_rejected(rejected: Iterable[Invalid]) -> None:
+    """Count what a door handed back."""
+    for event in rejected:
+        REJECTED.labels(reason_of(event.faults)).inc()
+
+
+class IngestionState:
     """How readers of streams and quarantine are doing, read from the database when it is asked for.
 
     The one process that is asked tells it, whichever process reads. Collected by the web process's registry.
@@ -62,11 +74,19 @@ class StreamState:
         gaps = GaugeMetricFamily(
             "analytics_stream_gaps", "Gaps recorded: messages that were never read", labels=("stream",)
         )
-        for stream, count in StreamGap.objects.order_by().values_list("stream").annotate(count=Count("id")):
+        found = dict.fromkeys(StreamReader.objects.values_list("stream", flat=True), 0)
+        found |= dict(StreamGap.objects.order_by().values_list("stream").annotate(count=Count("id")))
+        for stream, count in found.items():
             gaps.add_metric((stream,), count)
         waiting = GaugeMetricFamily(
             "analytics_quarantine_waiting_messages", "Messages in quarantine, as far as counted"
         )
-        state = QuarantinedMessage.State.WAITING
-        waiting.add_metric((), QuarantinedMessage.objects.filter(state=state)[:MAX_ADMIN_COUNT].count())
-        yield from (backlog, lag, rate, gaps, waiting)
+        messages = QuarantinedMessage.objects.filter(state=QuarantinedMessage.State.WAITING)  # quarantine_waiting
+        waiting.add_metric((), messages[:MAX_ADMIN_COUNT].count())
+        oldest = messages.order_by("id").values_list("received_at", flat=True).first()
+        age = GaugeMetricFamily(
+            "analytics_quarantine_oldest_age_seconds",
+            "How long the message that came first has waited in quarantine; 0 where none waits",
+            value=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+        )
+        yield from (backlog, lag, rate, gaps, waiting, age)

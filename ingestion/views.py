@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from orgs.limits import MAX_BODY_BYTES, MAX_EVENTS_PER_REQUEST
 from orgs.models import ApiKey, Org, Scope
 
+from .metrics import note_rejected
 from .models import Door
 from .parsing import JSONEventsParser, LengthRequired, NDJSONEventsParser, OneEventParser
 from .schema import Fault, Invalid, UsageEvent, json_schema
@@ -104,8 +105,10 @@ class EventsView(EventDoorView):
             raise ParseError("The body is empty; it must be an array of events.")
         read = [_of_org(item, org_id) for item in request.data]
         events = [item for item in read if isinstance(item, UsageEvent)]
+        rejected = [(index, item) for index, item in enumerate(read) if isinstance(item, Invalid)]
         registers = isinstance(request.auth, ApiKey) and request.auth.org_id is None
-        batch = store(Delivery(Door.HTTP, events, rejected=len(read) - len(events), registers=registers))
+        batch = store(Delivery(Door.HTTP, events, rejected=len(rejected), registers=registers))
+        note_rejected(item for _, item in rejected)
         structlog.contextvars.bind_contextvars(batch_id=batch.pk)  # for the line of the request
         return Response(
             {
@@ -114,8 +117,7 @@ class EventsView(EventDoorView):
                 "duplicates": batch.duplicates,
                 "rejected": [
                     {"index": index, "eventId": item.event_id, "errors": _as_list(item.faults)}
-                    for index, item in enumerate(read)
-                    if isinstance(item, Invalid)
+                    for index, item in rejected
                 ],
             }
         )

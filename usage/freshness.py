@@ -27,6 +27,7 @@ logger = structlog.get_logger(__name__)
 
 FRESH_UP_TO = timedelta(seconds=300)
 STALE_UP_TO = timedelta(seconds=600)
+ACTIVE = timedelta(days=1)  # since its last call: an org that is long idle has no lag, and would hide that of others
 
 
 class Status(StrEnum):
@@ -118,6 +119,17 @@ def lags(org_ids: Collection[uuid.UUID], now: datetime) -> dict[uuid.UUID, timed
     everyone = read_up_to()
     oldest = {org_id: [at for at in (since.get(org_id), everyone) if at is not None] for org_id in org_ids}
     return {org_id: max(timedelta(), now - min(found)) if found else timedelta() for org_id, found in oldest.items()}
+
+
+def lags_of_active(now: datetime) -> list[timedelta]:
+    """The lag of each org that had a call lately or whose events wait, the shortest first. Uses batches_not_rolled_up.
+
+    Where there is no such org, one that says how far the streams are behind: whose events those are nobody knows yet.
+    """
+    called = set(Freshness.objects.filter(last_event_at__gte=now - ACTIVE).values_list("org_id", flat=True))
+    waiting = Batch.objects.filter(rolled_up_at=None).annotate(org=Func(F("org_ids"), function="unnest")).order_by()
+    found = lags(called | set(waiting.values_list("org", flat=True).distinct()), now)
+    return sorted(found.values()) or [max(timedelta(), now - (read_up_to() or now))]
 
 
 def entries(org_id: uuid.UUID, model_id: uuid.UUID | None = None) -> list[Entry]:

@@ -24,7 +24,7 @@ from ingestion.models import Batch, UsageEvent
 from orgs.limits import MAX_EVENTS_PER_ROLLUP
 from orgs.models import Org
 
-from . import closing, freshness
+from . import closing, freshness, metrics
 from .aggregation import (
     CLIENTS,
     COLUMNS,
@@ -60,14 +60,16 @@ class Run:
 def roll_up() -> Run:
     """Add every batch that is not in the rollups yet. Returns at once where another writer is at work."""
     batches = events = 0
-    adopt_zones()
-    try:
-        while (run := _roll_up_some()).batches:
-            batches += run.batches
-            events += run.events
-    except IntegrityError:
-        _forget_partitions()
-        raise
+    with metrics.timed_rollup() as timed:
+        adopt_zones()
+        try:
+            while (run := _roll_up_some()).batches:
+                batches += run.batches
+                events += run.events
+                timed.events = events
+        except IntegrityError:
+            _forget_partitions()
+            raise
     return Run(batches, events)
 
 

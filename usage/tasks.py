@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from ingestion.maintenance import AlreadyRunning, carry_out
 
-from . import closing, retention, rollups, verification
+from . import closing, metrics, retention, rollups, verification
 from .windows import Window
 
 logger = structlog.get_logger(__name__)
@@ -32,7 +32,9 @@ def close_hours() -> None:
 def verify() -> None:
     """Compare the latest days with the raw events, and say it loudly where they differ."""
     now = timezone.now()
-    for finding in verification.verify(Window(now - VERIFIED_DAILY, now), grace=timedelta(minutes=1)):
+    findings = verification.verify(Window(now - VERIFIED_DAILY, now), grace=timedelta(minutes=1))
+    metrics.DRIFT.inc(len(findings))
+    for finding in findings:
         logger.error("drift", subject=finding.subject, detail=finding.detail)
 
 

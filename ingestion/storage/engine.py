@@ -18,6 +18,7 @@ class Engine(Protocol):
     """Days are UTC days."""
 
     name: str
+    makes_days_ahead: bool  # whether room for a day is made before its first event
 
     def create(self, cursor: CursorWrapper, columns: str) -> None: ...
 

@@ -13,6 +13,7 @@ from .engine import INDEX, TABLE
 
 class Plain:
     name = "PostgreSQL"
+    makes_days_ahead = True
 
     def __init__(self) -> None:
         self._days = Partitioned(TABLE, Unit.DAY)

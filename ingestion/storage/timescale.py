@@ -40,6 +40,7 @@ def is_available(cursor: CursorWrapper) -> bool:
 
 class Timescale:
     name = "TimescaleDB"
+    makes_days_ahead = False
 
     def create(self, cursor: CursorWrapper, columns: str) -> None:
         cursor.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")

@@ -8,7 +8,6 @@ from celery import bootsteps
 from celery.concurrency import prefork
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from prometheus_client import start_http_server
 
 from .partitions import streams
 from .reader import Reader
@@ -34,7 +33,6 @@ class ReadStream(bootsteps.StartStopStep):  # type: ignore[misc]
         self.readers: list[Reader] = []
 
     def start(self, parent: Any) -> None:
-        start_http_server(settings.METRICS_PORT)
         self.readers = [Reader(stream, self.share) for stream in streams()]
         if len(self.readers) > 1:  # of one stream there is nothing to share
             self.share.start()

@@ -27,7 +27,7 @@ def gauges() -> dict[tuple[str, str, str], float]:
         (sample.name.removeprefix("analytics_"), sample.labels["org"], sample.labels.get("model", "")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if family.name.startswith(("analytics_reliability", "analytics_freshness"))
+        if family.name.startswith(("analytics_reliability", "analytics_freshness_lag_seconds"))
     }
 
 
