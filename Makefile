@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest attack scenarios lock clean
+.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest attack smoke scenarios lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -52,6 +52,12 @@ crashtest: .venv/dev
 attack: export LOG_LEVEL ?= WARNING
 attack: .venv/dev
 	@$(BIN)/python manage.py attack $(if $(URL),"$(URL)") $(if $(ORG_A),--org-a "$(ORG_A)") $(if $(ORG_B),--org-b "$(ORG_B)") $(ARGS)
+
+# A key of the org from the environment: SMOKE_KEY. Needs no server of its own.
+smoke: .venv/uv
+	@[ -e .venv/embedded ] || $(MAKE) --silent .venv/embedded
+	@EMBEDDED_SERVERS=0 DATABASE_URL=postgresql:///none REDIS_URL=redis://none \
+		$(BIN)/python manage.py smoke "$(URL)" --org "$(ORG)" $(ARGS)
 
 scenarios: .venv/dev
 	@$(BIN)/python manage.py scenarios $(ARGS)

@@ -294,7 +294,7 @@ MIDDLEWARE = [
     "django.middleware.gzip.GZipMiddleware",
     "analytics_site.throttle_middleware.ThrottleMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
+    "analytics_site.host_middleware.HostMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",

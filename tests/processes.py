@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -83,6 +84,34 @@ def gunicorn(log: Path, **variables: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@contextmanager
+def celery(log: Path, *arguments: str, **variables: str) -> Iterator[int]:
+    """The port of the metrics of a Celery worker that is ready; what it says goes to a file."""
+    port = free_port()
+    variables = {"REDIS_URL": redis_url(9), "LOG_FORMAT": "text", "METRICS_PORT": str(port)} | variables
+    command = [sys.executable, "-m", "celery", "-A", "analytics_site", "worker", "--without-mingle", *arguments]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "-n", f"test{port}@%h"],
+            cwd=settings.BASE_DIR,
+            env=environment(**variables),
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        eventually(lambda: " ready" in log.read_text() or process.poll() is not None, 60, "the worker is ready")
+        assert process.poll() is None, log.read_text()
+        yield port
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 _USER = """
