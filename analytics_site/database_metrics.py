@@ -13,7 +13,7 @@ from ingestion.storage.engine import TABLE
 _SIZES = """
 SELECT coalesce(parent.relname, c.relname), sum(pg_total_relation_size(c.oid))::bigint
 FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid LEFT JOIN pg_class parent ON parent.oid = i.inhparent
-WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace GROUP BY 1
+WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace GROUP BY 1
 """
 _CONNECTIONS = """
 SELECT coalesce(state, 'unknown'), count(*), current_setting('max_connections')::int

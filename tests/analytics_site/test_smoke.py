@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
 
 from ..factories import make_key, make_org
 from ..processes import DATABASE_AWAY, NOWHERE, celery, gunicorn
@@ -38,6 +39,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_all_is_well_where_web_and_worker_run(address: str, tmp_path: Path) -> None:
+    call_command("migrate", verbosity=0)  # the schedule: a test before may have emptied the tables
     org = make_org()
     key = make_key(org)
     with celery(tmp_path / "worker.log", "-B", "-c", "1"):
