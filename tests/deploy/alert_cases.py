@@ -123,8 +123,9 @@ CASES = [
     Case("AnalyticsStorageGrowth", "twice as fast", {BYTES: "0+2e8x192 38.4e9+4e8x30"}, {11_520 + 1_500: 0}, step=60),
     Case("AnalyticsStorageGrowth", "little in bytes", {BYTES: "0+1e6x192 19.2e7+1e8x30"}, {11_520 + 1_500: 0}, step=60),
     Case("AnalyticsStorageGrowth", "the first days", {BYTES: "0+1e9x100"}, {6_000: 0}, step=60),
-    Case("AnalyticsPartitionsShort", "no longer made", {AHEAD: "2+0x9 1+0x90"}, {60: 0, 69: 0, 70: 1}),
+    Case("AnalyticsPartitionsShort", "no longer made", {AHEAD: "2+0x9 1+0x500"}, {60: 0, 429: 0, 430: 1}),
     Case("AnalyticsPartitionsShort", "after midnight, until the next run", {AHEAD: "3+0x9 2+0x360 3+0x9"}, {360: 0}),
+    Case("AnalyticsPartitionsShort", "a new installation, before the schedule's first run", {AHEAD: "0+0x361 3+0x90"}, {361: 0, 440: 0}),
     Case("AnalyticsPartitionsShort", "absent: a hypertable makes its own", {BYTES: "1+0x90"}, {90: 0}),
     # ── the five conditions ──
     Case("AnalyticsErrorRate", "more than 5 %", {CALLS: "100+0x9", ERRORS: "0 0.051+0x9"}, {1: 0, 2: 1}),

@@ -1,5 +1,6 @@
 """Every block of the runbooks runs as it stands, against an instance with data."""
 
+import json
 import re
 import subprocess
 import sys
@@ -66,10 +67,8 @@ def variables(tmp_path: Path) -> Iterator[dict[str, str]]:
     roll_up()
     watch()
     early = as_json(make_event(org, occurred_at=now - timedelta(minutes=1)))
-    waiting = [
-        Invalid(None, [Fault("", "is not valid JSON")], b"\xff"),
-        Invalid(None, [Fault("occurredAt", "is ahead")], _bytes(early)),
-    ]
+    unreadable = Invalid(None, [Fault("", "is not valid JSON")], b"\xff")
+    ahead = Invalid(None, [Fault("occurredAt", "is ahead of the clock")], json.dumps(early).encode())
     store(Delivery(Door.STREAM, [], quarantined=[unreadable, ahead]))
     roll_up()
     StreamReader.objects.create(stream="s", caught_up_at=now)
