@@ -54,7 +54,7 @@ def test_every_image_has_an_exact_version() -> None:
     bases = {rest.split()[0] for rest in stack.instructions("FROM")}
     assert len(bases) == 1, "what one stage installs, the other runs"
     for name in bases | {service["image"] for service in stack.SERVICES.values()}:
-        assert re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+(-[a-z0-9-]+)?", name), name
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+(-[a-z0-9-]+)?", name), name
     version = tomllib.loads((stack.ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {service["image"] for service in stack.OURS.values()} == {f"analytics-service:{version}"}
 
@@ -83,8 +83,22 @@ def test_ports_are_published_on_loopback_alone_and_are_those_that_are_listened_o
         "rabbitmq": ["127.0.0.1:5672:5672"],
         "web": [f"127.0.0.1:{web}:{web}"],
         "ingestion": [f"127.0.0.1:{ingestion}:{ingestion}"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
     assert not [name for name, service in stack.SERVICES.items() if "network_mode" in service]
+
+
+def test_monitoring_starts_only_when_asked_for() -> None:
+    optional = {name: service["profiles"] for name, service in stack.SERVICES.items() if "profiles" in service}
+    assert optional == {name: ["monitoring"] for name in ("grafana-role", "prometheus", "grafana")}
+    needed = {
+        other
+        for name, service in stack.SERVICES.items()
+        if name not in optional
+        for other in service.get("depends_on", ())
+    }
+    assert not needed & optional.keys()
 
 
 @pytest.mark.parametrize("source", [source for source, _ in stack.copies()])
