@@ -58,29 +58,51 @@ def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess
     )
 
 
+def wait_for_web(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/analytics/v1/status/healthz", timeout=5).close()
+            break
+        except (urllib.error.URLError, OSError):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+
+
 @contextmanager
 def gunicorn(log: Path, **variables: str) -> Iterator[str]:
     """The address of a gunicorn that runs as it does in production; its standard error goes to a file."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "--no-control-socket"]
-    with log.open("w") as stderr:
+    with web_process(log, HTTP_PORT=str(port), **variables) as process:
+        wait_for_web(address, process, log)
+        yield address
+
+
+@contextmanager
+def web_process(log: Path, listener: int | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A gunicorn, told to stop in the end. A listener is one that it is handed, as systemd does it."""
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-c",
+        "deploy/gunicorn.conf.py",
+        "--no-control-socket",
+        "analytics_site.wsgi",
+    ]
+    if listener is not None:
+        command = ["bash", "-c", f'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&{listener}', "bash", *command]
+    with log.open("a") as stderr:
         process = subprocess.Popen(
-            [*command, "analytics_site.wsgi"],
+            command,
             cwd=settings.BASE_DIR,
-            env=environment(HTTP_PORT=str(port), **variables),
+            env=environment(**variables),
             stderr=stderr,
+            pass_fds=() if listener is None else (listener,),
         )
     try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{address}/analytics/v1/status/healthz", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield address
+        yield process
     finally:
         process.terminate()
         process.wait(timeout=30)
