@@ -115,6 +115,11 @@ def test_all_are_confined_alike() -> None:
         assert not CONFINED.keys() & dict(unit(file.name)["Service"]).keys(), f"{file.name} undoes what is common"
 
 
+def test_what_is_installed_is_what_the_image_holds() -> None:
+    told = re.findall(r"requirements/\w+\.txt", (stack.ROOT / "docs/systemd.md").read_text())
+    assert told == [source for source, _ in stack.copies() if source.startswith("requirements/")]
+
+
 def test_the_folder_of_exports_is_one_that_the_units_may_write_to() -> None:
     folders = unit("analytics-.service.d/common.conf")["Service"]["StateDirectory"].split()
     example = dict(
