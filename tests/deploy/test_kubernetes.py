@@ -158,10 +158,14 @@ def test_web_answers_its_probes(tmp_path: Path) -> None:
                 assert answer.status == 200
 
 
+def test_workers_tell_their_metrics_at_the_port_that_is_named() -> None:
+    for name in ("worker", "exporter", "ingestion"):
+        assert ports(name) == {"metrics": int(kubernetes.SETTINGS["METRICS_PORT"])}
+
+
 def test_ingestion_is_asked_where_it_tells_its_metrics() -> None:
     """That it listens there while it reads and while it waits, tests/ingestion/stream/test_workers.py shows."""
     (container,) = kubernetes.pods()["ingestion"]["spec"]["containers"]
-    assert container["ports"] == [{"name": "metrics", "containerPort": int(kubernetes.SETTINGS["METRICS_PORT"])}]
     for kind in ("startupProbe", "livenessProbe"):
         assert container[kind]["httpGet"] == {"path": "/metrics", "port": "metrics"}
     assert "readinessProbe" not in container

@@ -101,6 +101,13 @@ def test_monitoring_starts_only_when_asked_for() -> None:
     assert not needed & optional.keys()
 
 
+def test_what_is_mounted_of_this_repository_exists() -> None:
+    mounts = [mount for service in stack.SERVICES.values() for mount in service.get("volumes", ())]
+    own = [mount.split(":")[0] for mount in mounts if mount.startswith("./")]
+    assert [path for path in own if not (stack.ROOT / "deploy" / path).exists()] == []
+    assert all(mount.endswith(":ro") for mount in mounts if mount.startswith("./"))
+
+
 @pytest.mark.parametrize("source", [source for source, _ in stack.copies()])
 def test_what_is_copied_exists_and_is_not_ignored(source: str) -> None:
     assert (stack.ROOT / source).exists()
