@@ -9,6 +9,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connection
 
 from ingestion import storage
+from ingestion.storage.engine import TABLE
 from orgs import code_flow, row_security
 
 from .env import ENVIRONMENT
@@ -156,7 +157,7 @@ def rows_of_orgs_are_guarded(app_configs: Sequence[AppConfig] | None, **kwargs: 
         if not cursor.fetchone()[0]:  # not migrated so far
             return []
         # Raw events have a view of their own for tenants: see `ingestion.storage.guarding`.
-        found = row_security.gaps(cursor, unguarded=frozenset({storage.TABLE}))
+        found = row_security.gaps(cursor, unguarded=frozenset({TABLE}))
     hint = "Have a migration call orgs.row_security.protect for the table."
     return [Error(gap, hint=hint, obj="row security", id="analytics.E004") for gap in found]
 

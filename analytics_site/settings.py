@@ -23,8 +23,8 @@ from .env import (
     Port,
     PositiveInt,
     PositiveSeconds,
-    SessionHours,
     Problem,
+    SessionHours,
     has_scheme,
     is_postgres_url,
 )

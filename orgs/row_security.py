@@ -14,7 +14,10 @@ from .tenancy import DatabaseRole
 OWN = sql.SQL("org_id = orgs_tenant()")
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 
-_NO_RIGHT_TO_MAKE_ROLES = "The roles of the service are missing, and this login may not make them: have a superuser run deploy/postgres/roles.sql."
+_NO_RIGHT_TO_MAKE_ROLES = (
+    "The roles of the service are missing, and this login may not make them:"
+    " have a superuser run deploy/postgres/roles.sql."
+)
 
 _ROLES = """
 DO $$

@@ -38,9 +38,6 @@ GRANT SELECT ON usage_daily, usage_hourly, usage_outcomes, reliability_incidents
 GRANT SELECT (id, name, slug) ON orgs_org TO analytics_readonly;
 GRANT SELECT (id, display_name) ON orgs_servedmodel TO analytics_readonly;
 
--- It acts with its owner's rights, and PostgreSQL lets everybody call what is not forbidden. Maintenance calls it as its owner.
-REVOKE EXECUTE ON FUNCTION orgs_audit_forget(timestamptz, integer) FROM PUBLIC;
-
 -- ── Row security ──────────────────────────────────────────────────────────────────────────────────────────────────
 -- The role reads all orgs, so each table that it reads gets a policy that says so. One that has no row security (yet) too: the
 -- policy does nothing there, and need not be thought of when that is switched on. For other roles nothing changes.

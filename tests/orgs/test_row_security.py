@@ -115,7 +115,7 @@ def test_within_an_org_every_table_has_rows_of_it_and_of_no_other(two_orgs: tupl
 
 
 def test_people_of_other_orgs_are_not_seen(two_orgs: tuple[Org, Org]) -> None:
-    mine, other = two_orgs
+    mine, _ = two_orgs
     staff = make_user("staff@example.com", is_staff=True)
     ApiKey.issue(org=mine, name="made by staff", scopes=[], created_by=staff)
     with one_org(mine.pk):
@@ -172,7 +172,7 @@ def test_an_org_changes_no_figures_not_even_its_own(two_orgs: tuple[Org, Org]) -
             with (
                 one_org(two_orgs[0].pk),
                 connection.cursor() as cursor,
-                pytest.raises(DatabaseError, match="denied|cannot|is not a table"),
+                pytest.raises(DatabaseError, match=r"denied|cannot|is not a table"),
                 transaction.atomic(),
             ):
                 cursor.execute(statement.format(table))
@@ -283,8 +283,7 @@ def without_filter(**options: bool) -> Iterator[WithoutFilter]:
 def normal(body: bytes) -> str:
     """Without what differs from one request to the next."""
     text = re.sub(r'csrfmiddlewaretoken" value="[^"]+"', "", body.decode())
-    text = re.sub(r'"lagSeconds":\d+|\d+ (seconds?|s) ago|\d\d:\d\d:\d\d', "", text)
-    return text
+    return re.sub(r'"lagSeconds":\d+|\d+ (seconds?|s) ago|\d\d:\d\d:\d\d', "", text)
 
 
 def body_of(response: Any) -> bytes:
@@ -356,7 +355,7 @@ def test_pages_without_the_filter_hold_nothing_of_another_org(
 def test_the_incident_file_without_the_filter_has_no_call_of_another_org(
     two_orgs: tuple[Org, Org], api: APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, other = two_orgs
+    mine, _ = two_orgs
     everybodys = IncidentFile(mine.pk, Window(at(9), at(12)), 100)
     query = _FILTER.sub(WithoutFilter._always, everybodys._unordered.as_string(connection.connection))
     with connection.cursor() as cursor:
