@@ -44,6 +44,11 @@ BEGIN
         END;
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', current_schema(), role);
     END LOOP;
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+        AND NOT pg_has_role({tasks}, 'pg_read_all_stats', 'MEMBER')
+    THEN
+        EXECUTE format('GRANT pg_read_all_stats TO %I', {tasks});  -- metrics count everybody's connections
+    END IF;
 END $$;
 
 CREATE FUNCTION orgs_tenant() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
@@ -54,7 +59,11 @@ CREATE FUNCTION orgs_tenant() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
 def begin(cursor: CursorWrapper) -> None:
     """Make the roles, and give staff and tasks what they have in every table, those to come included."""
     roles = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.Literal(role.value) for role in DatabaseRole))
-    cursor.execute(sql.SQL(_ROLES).format(roles=roles, complaint=sql.Literal(_NO_RIGHT_TO_MAKE_ROLES)))
+    cursor.execute(
+        sql.SQL(_ROLES).format(
+            roles=roles, complaint=sql.Literal(_NO_RIGHT_TO_MAKE_ROLES), tasks=sql.Literal(DatabaseRole.TASKS.value)
+        )
+    )
     both = sql.SQL("{}, {}").format(sql.Identifier(DatabaseRole.STAFF), sql.Identifier(DatabaseRole.TASKS))
     everybody = sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole)
     cursor.execute("SELECT current_schema()")

@@ -4,6 +4,7 @@
 -- Afterwards: DATABASE_URL of `manage.py` names analytics_owner, that of web processes analytics_web_login, that of workers and
 -- beat analytics_worker_login. "Roles of the database" in docs/operating.md says what each may do.
 \set ON_ERROR_STOP on
+SET client_min_messages = warning;
 
 SELECT format('CREATE ROLE %I NOLOGIN', name) FROM unnest(ARRAY[
     'analytics_web', 'analytics_tenant', 'analytics_staff', 'analytics_tasks'
@@ -19,6 +20,8 @@ ALTER ROLE analytics_worker_login PASSWORD :'worker_password';
 
 GRANT analytics_web, analytics_tenant, analytics_staff, analytics_tasks
     TO analytics_owner, analytics_web_login, analytics_worker_login;
+-- Metrics count everybody's connections.
+GRANT pg_read_all_stats TO analytics_tasks;
 -- Maintenance settles and drops partitions: as the owner, for that long.
 GRANT analytics_owner TO analytics_worker_login;
 

@@ -27,10 +27,11 @@ _HAS_ROWS_BESIDE = 8  # compressed, and written to since
 def is_available(cursor: CursorWrapper) -> bool:
     """Whether the server has the extension, loaded, new enough, and with the columnstore, which its Apache edition lacks.
 
-    The licence is known only to a database that has the extension already; elsewhere it is taken for the default.
+    Its loader has a setting, which anybody may read; `shared_preload_libraries` may be read by few. The licence is known only to
+    a database that has the extension already; elsewhere it is taken for the default.
     """
     cursor.execute(
-        "SELECT current_setting('shared_preload_libraries') LIKE '%timescaledb%'"
+        "SELECT current_setting('timescaledb.disable_load', true) IS NOT NULL"
         " AND coalesce(current_setting('timescaledb.license', true), 'timescale') = 'timescale'"
         " AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
         f" AND string_to_array(substring(default_version FROM '^[0-9.]+'), '.')::int[] >= '{OLDEST}')"
