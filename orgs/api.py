@@ -18,4 +18,6 @@ class OrgView(APIView):
     def initial(self, request: Request, org_id: uuid.UUID, *args: Any, **kwargs: Any) -> None:
         super().initial(request, org_id, *args, **kwargs)
         name = (request.method or "").lower()
-        setattr(self, name, one_org(org_id)(getattr(self, name, self.http_method_not_allowed)))
+        handler = getattr(self, name, None)
+        if handler is not None:
+            setattr(self, name, one_org(org_id)(handler))
