@@ -103,7 +103,13 @@ def doing(now: datetime) -> Iterator[Line]:
 
 
 class _LogsActions(Audited):
-    """Writes the actions of a package's admin into Django's log and the audit trail; the package leaves that out."""
+    """Writes the actions of a package's admin into Django's log and the audit trail, and asks who may; the package does neither."""
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Each changes rows, or runs them: not for who only looks. Django itself asks for the permission to delete."""
+        found = super().get_actions(request)
+        is_for_all = self.has_change_permission(request)
+        return {name: told for name, told in found.items() if is_for_all or name == "delete_selected"}
 
     def response_action(self, request: HttpRequest, queryset: Any, *args: Any, **kwargs: Any) -> HttpResponse | None:
         chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
