@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest attack smoke scenarios lock clean
+.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest attack smoke fuzz scenarios lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -58,6 +58,14 @@ smoke: .venv/uv
 	@[ -e .venv/embedded ] || $(MAKE) --silent .venv/embedded
 	@EMBEDDED_SERVERS=0 DATABASE_URL=postgresql:///none REDIS_URL=redis://none \
 		$(BIN)/python manage.py smoke "$(URL)" --org "$(ORG)" $(ARGS)
+
+# What `make check` does with fewer: 5,000 and more requests made of the OpenAPI document, and a million made-up events.
+fuzz: export FUZZ_EXAMPLES ?= 150
+fuzz: export FUZZ_CASES ?= 5000
+fuzz: export PROPERTY_EVENTS ?= 1000000
+fuzz: export LOG_LEVEL ?= ERROR
+fuzz: .venv/dev
+	@$(BIN)/pytest tests/analytics_site/test_openapi.py tests/ingestion/test_properties.py -s $(ARGS)
 
 scenarios: .venv/dev
 	@$(BIN)/python manage.py scenarios $(ARGS)

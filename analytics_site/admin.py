@@ -103,7 +103,7 @@ def doing(now: datetime) -> Iterator[Line]:
 
 
 class _LogsActions(Audited):
-    """Writes the actions of a package's admin into Django's log and the audit trail, and asks who may; the package does neither."""
+    """Puts the actions of a package's admin into Django's log and the audit trail, and asks who may: the package does neither."""
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Each changes rows, or runs them: not for who only looks. Django itself asks for the permission to delete."""

@@ -5,7 +5,7 @@ from typing import Any
 from csp.constants import SELF, UNSAFE_INLINE
 from csp.decorators import csp_update
 from django.utils.decorators import method_decorator
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
 PROBLEM = {
@@ -52,13 +52,15 @@ RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "required": True, "sch
 
 def add_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
     """A post-processing hook: gives every operation what any of them can answer: errors as problem documents, and how
-    many requests are left."""
+    many requests are left. No operation that takes a body does without."""
     result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM
     result["components"]["headers"] = HEADERS
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path in result["paths"].values():
         for operation in path.values():
+            if "requestBody" in operation:
+                operation["requestBody"]["required"] = True
             responses = operation["responses"]
             for status, description in ERRORS.items():
                 responses.setdefault(status, {"description": description})
@@ -69,6 +71,17 @@ def add_problems(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
                 if status in ("429", "503"):
                     response["headers"] |= RETRY_AFTER
     return result
+
+
+class StrictSerializer(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Refuses names that it does not know, and says so."""
+
+    target_class = "exports.job_views.Strict"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        found: dict[str, Any] = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        return found | {"additionalProperties": False}
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

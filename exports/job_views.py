@@ -296,12 +296,12 @@ class ExportsView(OrgView):
     )
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
         """The org's jobs, newest first."""
-        status, errors = request.query_params.get("status", ""), paging.limit_errors(request)
-        if status and status not in State.values:
+        status, errors = request.query_params.get("status"), paging.limit_errors(request)
+        if status is not None and status not in State.values:
             errors["status"] = f"must be one of {', '.join(State.values)}"
         if errors:
             raise ValidationError(errors)
-        found = ExportJob.objects.filter(org=self.org, **({"status": status} if status else {}))
+        found = ExportJob.objects.filter(org=self.org, **({} if status is None else {"status": status}))
         return ExportsCursor().answer(found, request, self, as_document)
 
 

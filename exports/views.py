@@ -70,9 +70,9 @@ class IncidentView(CsvView):
             OpenApiParameter("status", enum=Status.labels),
             OpenApiParameter(
                 "limit",
-                OpenApiTypes.INT,
+                {"type": "integer", "minimum": 1, "maximum": MAX_INCIDENT_ROWS},
                 default=DEFAULT_INCIDENT_ROWS,
-                description=f"1 to {MAX_INCIDENT_ROWS:,} events.",
+                description="How many events.",
             ),
         ],
         responses={

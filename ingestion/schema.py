@@ -95,6 +95,16 @@ def _number(text: str) -> Decimal:
         return Decimal("Infinity")
 
 
+_INTEGERS = {name for name in _TYPES if name == "latency_ms" or name.endswith("_tokens")}
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number, and JSON Schema takes 1.0 and 1e2 for integers."""
+    if type(value) is not Decimal or not -1 < value <= MAX_TOKENS or value != int(value):
+        return value
+    return int(value)
+
+
 _ARRAYS = tuple(msgspec.json.Decoder(list[kind], float_hook=_number) for kind in (UsageEvent, _SnakeCaseEvent))  # type: ignore[valid-type]
 _OBJECTS = tuple(msgspec.json.Decoder(kind, float_hook=_number) for kind in (UsageEvent, _SnakeCaseEvent))
 _RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
@@ -240,7 +250,8 @@ def read_event(payload: bytes, now: datetime, *, unknown_fields: bool = True) ->
                 faults.append(Fault(field.encode_name, "is required"))
             continue
         try:
-            values[name] = msgspec.convert(given[name], _TYPES[name])
+            value = _whole(given[name]) if name in _INTEGERS else given[name]
+            values[name] = msgspec.convert(value, _TYPES[name])
         except msgspec.ValidationError:
             faults.append(Fault(field.encode_name, RULES[name]))
     if len(faults) == of_names:  # every value has its type: the rules between them can be tried
@@ -336,6 +347,12 @@ def json_schema() -> dict[str, Any]:
             yield field.encode_name, {**properties[field.encode_name], "description": RULES[name]}
 
     properties = dict(described())
+    without_nul = {"type": "string", "pattern": "^[^\\u0000]*$"}
+    for name in ("clientId", "errorCode"):
+        properties[name]["anyOf"][0] |= without_nul
+    properties["metadata"]["anyOf"][0] |= {
+        "propertyNames": without_nul, "additionalProperties": without_nul, "maxProperties": MAX_METADATA_KEYS,
+    }  # fmt: skip
     properties["costEstimateCents"] |= {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COST_CENTS}
     required = [field.encode_name for field in _FIELDS.values() if field.required]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}

@@ -3,7 +3,6 @@
 import uuid
 from typing import Any
 
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
@@ -18,7 +17,9 @@ from .paging import ListCursor
 
 FILTERS = [
     OpenApiParameter(
-        "actor", OpenApiTypes.STR, description="user:<address> or key:<prefix>, or the part after the colon."
+        "actor",
+        {"type": "string", "pattern": "^[^\\u0000]*$"},
+        description="user:<address> or key:<prefix>, or the part after the colon.",
     ),
     OpenApiParameter("action", enum=Action.values),
 ]
@@ -55,15 +56,15 @@ def as_document(found: AuditRecord) -> dict[str, Any]:
 
 def asked_filters(request: Request) -> dict[str, str]:
     """The filters of a request. Raises `ValidationError`."""
-    actor, action = request.query_params.get("actor", ""), request.query_params.get("action", "")
+    actor, action = request.query_params.get("actor", ""), request.query_params.get("action")
     errors = {}
     if "\0" in actor:
         errors["actor"] = "must not hold a NUL"
-    if action and action not in Action.values:
+    if action is not None and action not in Action.values:
         errors["action"] = "is not one that is recorded"
     if errors:
         raise ValidationError(errors)
-    return {"actor": actor, "action": action}
+    return {"actor": actor, "action": action or ""}
 
 
 class AuditCursor(ListCursor):

@@ -46,7 +46,10 @@ class ListCursor(CursorPagination):
 PARAMETERS = [
     OpenApiParameter("cursor", OpenApiTypes.STR, description="From `next` of the page before."),
     OpenApiParameter(
-        "limit", OpenApiTypes.INT, default=ListCursor.page_size, description=f"1 to {MAX_PAGE_ROWS} a page."
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_ROWS},
+        default=ListCursor.page_size,
+        description="How many a page.",
     ),
 ]
 
@@ -64,7 +67,7 @@ def page_of(name: str, item: Any) -> Any:
 
 def limit_errors(request: Request) -> dict[str, str]:
     """What is wrong with how many a page are asked for, by parameter."""
-    limit = request.query_params.get("limit", "")
-    if not limit or (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_PAGE_ROWS):
+    limit = request.query_params.get("limit")
+    if limit is None or (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_PAGE_ROWS):
         return {}
     return {"limit": f"must be an integer from 1 to {MAX_PAGE_ROWS}"}

@@ -88,7 +88,7 @@ def read_parameters(
     readers = _READERS | dict(also or {})
     for name in (*only, *(also or ())):
         given = request.query_params.getlist(name)
-        if not given or given == [""]:
+        if not given or (given == [""] and name in _REQUIRED):
             if name in _REQUIRED:
                 errors[name] = "is required"
             continue

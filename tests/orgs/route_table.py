@@ -1,7 +1,7 @@
 """One table of every route: what each method of it asks for, and what whoever has that gets.
 
-A new route of the API is a line of `test_access.ROUTES`; any other is a line of `PAGES`, `OPEN` or `ADMIN` here, and a model of the
-admin one of `MODELS`. Who gets what follows from `orgs.policy`.
+A new route of the API is a line of `test_access.ROUTES`; any other is a line of `PAGES`, `OPEN` or `ADMIN` here, and a
+model of the admin one of `MODELS`. Who gets what follows from `orgs.policy`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -104,7 +104,9 @@ class Line:
         return "" if need == PERSON or caller.holds(need, place) else "403"
 
 
-def page(route: str, need: Need, kind: Literal["page", "admin"] = "page", otherwise: int | tuple[int, ...] = 405, **asks: Any) -> Line:
+def page(
+    route: str, need: Need, kind: Literal["page", "admin"] = "page", otherwise: int | tuple[int, ...] = 405, **asks: Any
+) -> Line:
     """`GET=200`, or `POST=(302, {"a": "form"})`."""
 
     def ask(told: Any) -> Ask:

@@ -1,4 +1,4 @@
-"""Every route of the service × every way in × every role × own org, foreign org, no such org: `route_table` says what is right."""
+"""Every route × every way in × every role × own org, foreign org, no such org: `route_table` says what is right."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.django_db
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # Some of each way in try what is anybody's, and what a route does not take.
-SOME = re.compile("nobody|org_admin by .*|org_admin .* another site|viewer by session|superuser.*|key for admin|expired .*")
+SOME = re.compile(
+    "nobody|org_admin by .*|org_admin .* another site|viewer by session|superuser.*|key for admin|expired .*"
+)
 _WRITE = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+"?(\w+)"?(?:\s+SET\s+"(\w+)")?', re.IGNORECASE)
 # What a request may write that is refused: the record of that, and when a key was used last.
 _OF_REFUSALS = {("orgs_auditrecord", None), ("orgs_apikey", "last_used_at")}

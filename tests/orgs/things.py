@@ -95,20 +95,25 @@ class Things:
         crontab = CrontabSchedule.objects.create(minute="7", hour="3")
         model = make_model()
         batch = Batch.objects.create(door=Door.HTTP, received=1, started_at=now, completed_at=now)
+        known = {"batch": batch, "received_at": now}
+        conflict = known | {"org_id": org.pk, "event_id": uuid.uuid4(), "first_occurred_at": now, "payload": {}}
+        unreadable = known | {"reason": "unreadable", "detail": "is not valid JSON", "payload": b"{"}
+        span = {"started_at": now, "ended_at": now}
+        figures = {"observed": 1, "normal": 1, "score": 9, "invocations": 1, "failures": 1}
         made: list[tuple[type[Model], dict[str, Any]]] = [
             (Group, {"name": "a group"}),
             (ClockedSchedule, {"clocked_time": now}),
             (SolarSchedule, {"event": "sunset", "latitude": 0, "longitude": 0}),
             (PeriodicTask, {"name": "a task", "task": "usage.tasks.roll_up", "interval": interval, "enabled": True}),
             (ExportBucket, {"org": org, "bucket": "a-bucket"}),
-            (Conflict, {"batch": batch, "org_id": org.pk, "event_id": uuid.uuid4(), "first_occurred_at": now, "payload": {}, "received_at": now}),
-            (QuarantinedMessage, {"batch": batch, "reason": "unreadable", "detail": "is not valid JSON", "payload": b"{", "received_at": now}),
+            (Conflict, conflict),
+            (QuarantinedMessage, unreadable),
             (StreamGap, {"stream": "s", "first_missing": 1, "last_missing": 2}),
             (StreamReader, {"stream": "s", "caught_up_at": now}),
             (AuditRecord, {"actor": "user:somebody", "action": "sign-in"}),
-            (Incident, {"org": org, "measure": Measure.P95, "started_at": now, "ended_at": now, "observed": 1, "normal": 1, "score": 9, "invocations": 1, "failures": 1}),
+            (Incident, {"org": org, "measure": Measure.P95, **span, **figures}),
             (Freshness, {"org": org, "model_id": MODEL, "last_event_at": now, "last_rollup_at": now}),
-        ]  # fmt: skip
+        ]
         rows = [kind._default_manager.create(**fields) for kind, fields in made]
         of_org = self.of_orgs["own"]
         return [
@@ -124,5 +129,3 @@ class Things:
             ExportJob.objects.get(pk=of_org["job_id"]),
             self.invitation,
         ]
-
-

@@ -88,6 +88,7 @@ RFC_3339 = "must be an RFC 3339 date-time with an offset, such as 2026-01-31T00:
         ({"granularity": "day\0"}, "granularity", "must be hour or day"),
         ({"granularity": ["day", "day"]}, "granularity", "is given more than once"),
         ({"modelId": "gpt"}, "modelId", "must be a UUID"),
+        ({"modelId": ""}, "modelId", "must be a UUID"),
         ({"modelId": "\0"}, "modelId", "must be a UUID"),
         ({"modelId": ["", ""]}, "modelId", "is given more than once"),
         ({"timeZone": "Europe/Berlin"}, "timeZone", "must be UTC or org"),
