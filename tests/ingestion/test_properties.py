@@ -117,12 +117,13 @@ class Doors:
             (
                 key,
                 {
-                    name: (self.model.rows.get(key, {}).get(name), found.get(key, {}).get(name))
+                    name: (right.get(name), held.get(name))
                     for name in FIELDS.values()
+                    if right.get(name) != held.get(name)
                 },
             )
             for key in sorted(self.model.rows.keys() | found.keys())
-            if self.model.rows.get(key) != found.get(key)
+            if (right := self.model.rows.get(key, {})) != (held := found.get(key, {}))
         ]
         assert not wrong, wrong[:2]
         counted = batches.aggregate(
