@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from orgs.tenancy import DatabaseRole, assume
+from orgs.tenancy import DatabaseRole, assumed
 
 from .datasets import snapshot
 from .datasets.incident_events import Incident, copied
@@ -10,7 +10,6 @@ from .datasets.incident_events import Incident, copied
 
 def file(incident: Incident) -> Iterator[bytes]:
     """The file, some lines at a time."""
-    with snapshot():
-        assume(DatabaseRole.TENANT, incident.org_id)
+    with snapshot(), assumed(DatabaseRole.TENANT, incident.org_id):
         for _, chunk in copied(incident):
             yield chunk

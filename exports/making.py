@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from ingestion import spans
 from orgs.limits import EXPORT_LONGEST
-from orgs.tenancy import DatabaseRole, assume
+from orgs.tenancy import DatabaseRole, assumed
 from usage import freshness
 from usage.series import Unanswerable
 
@@ -162,10 +162,8 @@ def remove_if_old(left: Path, now: datetime) -> None:
 
 def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:
     """Rows, control and freshness are those of one moment. While the rollups are asked, the file is read for its checksum."""
-    with ThreadPoolExecutor(1) as beside, path.open("wb") as file, snapshot():
+    with ThreadPoolExecutor(1) as beside, path.open("wb") as file, snapshot(), _seeing(job):
         now = timezone.now()
-        if job.org_id is not None:
-            assume(DatabaseRole.TENANT, job.org_id)
         dataset = dataset_of(job)
         written = write(job.file_format, dataset, file, pulse)
         file.flush()
@@ -175,6 +173,11 @@ def _make(job: ExportJob, path: Path, pulse: claims.Pulse) -> Made:
         os.fsync(file.fileno())
     _reconcile(written, control)
     return Made(path, dataset, written, control, is_cut, checksum.result(), path.stat().st_size, completeness, now)
+
+
+def _seeing(job: ExportJob) -> AbstractContextManager[None]:
+    """The rows of the job's org alone, where it is of one."""
+    return nullcontext() if job.org_id is None else assumed(DatabaseRole.TENANT, job.org_id)
 
 
 def _checksum(path: Path) -> str:

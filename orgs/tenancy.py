@@ -59,25 +59,31 @@ def acting_as(role: DatabaseRole) -> Iterator[None]:
 def _acting(role: DatabaseRole, org_id: uuid.UUID | None) -> Iterator[None]:
     is_within = connection.in_atomic_block
     with transaction.atomic():
-        before = assume(role, org_id)
-        yield
-        if is_within:  # else the transaction's end does it, as an error does
-            _set(*before)
+        if is_within:
+            with assumed(role, org_id):
+                yield
+        else:  # the transaction's end brings back what was
+            _set(role, org_id)
+            yield
 
 
-def assume(role: DatabaseRole, org_id: uuid.UUID | None = None) -> tuple[str, str]:
-    """Act in a role, for an org, until the transaction under way ends; returns what to go back to within it."""
+@contextmanager
+def assumed(role: DatabaseRole, org_id: uuid.UUID | None = None) -> Iterator[None]:
+    """Act in a role, for an org, within the transaction under way. After an error it is as it was once that is rolled back."""
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("the org is that of a transaction, and there is none")
-    return _set(role, "" if org_id is None else str(org_id))
+    before = _set(role, org_id)
+    yield
+    _set(*before)
 
 
-def _set(role: str, org: str) -> tuple[str, str]:
+def _set(role: str, org_id: uuid.UUID | str | None) -> tuple[str, str]:
+    """Until the transaction ends; returns what to go back to."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_setting('role'), coalesce(current_setting('analytics.org', true), ''),"
             " set_config('role', %s, true), set_config('analytics.org', %s, true)",
-            [role, org],
+            [role, str(org_id or "")],
         )
         old_role, old_org, _, _ = cursor.fetchone()
     return old_role, old_org

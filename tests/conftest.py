@@ -2,15 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
 from django.conf import settings
-from django.core.signals import request_finished, request_started
-from django.db import connection
+from django.core.handlers.base import BaseHandler
+from django.db import DatabaseError, connection
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.test import Client
 from django.utils import timezone
+from psycopg.pq import TransactionStatus
 from pytest_django.plugin import DjangoDbBlocker
 from rest_framework.test import APIClient
 
@@ -51,27 +55,30 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
         cursor.execute("ALTER TABLE orgs_auditrecord DISABLE TRIGGER audit_keeps_all")
 
 
-@pytest.fixture(autouse=True)
-def as_web_processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Requests of a test's client act in the role that web processes have; the test itself owns the database."""
+@pytest.fixture(autouse=True, scope="session")
+def as_web_processes() -> Iterator[None]:
+    """Requests of a test act in the role that web processes have; the test itself owns the database.
 
-    def begin(**kwargs: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('role', %s, false)", [DatabaseRole.WEB])
+    Beside Django's cursors, so that no test counts it.
+    """
+    get_response = BaseHandler.get_response
 
-    def end(**kwargs: Any) -> None:
-        if connection.connection is not None and connection.is_usable():
-            with connection.cursor() as cursor:
-                cursor.execute("RESET ROLE")
+    def as_web(self: BaseHandler, request: HttpRequest) -> HttpResponseBase:
+        with suppress(RuntimeError, DatabaseError):  # no test of the database; one that is away
+            connection.ensure_connection()
+        role = "SELECT set_config('role', %s, false)"
+        used = connection.connection
+        if used is not None and not used.closed:
+            used.execute(role, [DatabaseRole.WEB])
+        try:
+            return get_response(self, request)
+        finally:
+            if used is not None and not used.closed and used.info.transaction_status != TransactionStatus.INERROR:
+                used.execute(role, ["none"])
 
-    if not {"db", "transactional_db"} & set(request.fixturenames) and not request.node.get_closest_marker("django_db"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseHandler, "get_response", as_web)
         yield
-        return
-    request_started.connect(begin, dispatch_uid="tests.role")
-    request_finished.connect(end, dispatch_uid="tests.role")
-    yield
-    request_started.disconnect(dispatch_uid="tests.role")
-    request_finished.disconnect(dispatch_uid="tests.role")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,8 @@ MODEL = uuid.UUID("00000000-0000-4000-8000-00000000000a")
 OTHER_MODEL = uuid.UUID("00000000-0000-4000-8000-00000000000b")
 # A noon far enough back that nothing is ahead of the clock and near enough that every grain is kept.
 NOON = (timezone.now() - timedelta(days=7)).astimezone(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+# A view of an org acts in a role of its own: savepoint, there, back, release. Where no test holds a transaction it is one.
+ROLE_QUERIES = 4
 
 
 def make_org(name: str = "Acme", **fields: Any) -> Org:
