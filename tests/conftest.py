@@ -35,6 +35,8 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Right passwords are slow to check, which no test is about: those that are use processes of their own.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     config.addinivalue_line("markers", "engine(name): only where raw events are stored on this engine")
 
 
