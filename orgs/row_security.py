@@ -55,6 +55,23 @@ CREATE FUNCTION orgs_tenant() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT nullif(current_setting('analytics.org', true), '')::uuid $$;
 """
 
+_DROP_ROLES = """
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY {roles} LOOP
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_auth_members WHERE roleid = role::regrole AND member <> current_user::regrole
+        );
+        BEGIN
+            EXECUTE format('DROP ROLE %I', role);
+        EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN NULL;
+        END;
+    END LOOP;
+END $$;
+"""
+
 
 def begin(cursor: CursorWrapper) -> None:
     """Make the roles, and give staff and tasks what they have in every table, those to come included."""
@@ -68,27 +85,51 @@ def begin(cursor: CursorWrapper) -> None:
     everybody = sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole)
     cursor.execute("SELECT current_schema()")
     schema = sql.Identifier(cursor.fetchone()[0])
+    tables, sequences = _ours(cursor, "r", "p"), _ours(cursor, "S")
     for statement in (
-        "GRANT {all} ON ALL TABLES IN SCHEMA {schema} TO {both}",
+        "GRANT {all} ON {tables} TO {both}",
         "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {all} ON TABLES TO {both}",
         # A number that comes next tells nobody anything.
-        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {everybody}",
+        "GRANT USAGE ON SEQUENCE {sequences} TO {everybody}",
         "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {everybody}",
     ):
-        cursor.execute(sql.SQL(statement).format(all=sql.SQL(ALL), schema=schema, both=both, everybody=everybody))
+        parts = {"all": sql.SQL(ALL), "schema": schema, "both": both, "everybody": everybody}
+        cursor.execute(sql.SQL(statement).format(**parts, tables=tables, sequences=sequences))
+
+
+def _ours(cursor: CursorWrapper, *kinds: str) -> sql.Composable:
+    """Names of this schema's relations of some kinds, but for those of extensions, which belong to others."""
+    cursor.execute(
+        "SELECT c.relname FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = ANY(%s)"
+        " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+        " AND d.deptype = 'e')",
+        [list(kinds)],
+    )
+    return sql.SQL(", ").join(sql.Identifier(name) for (name,) in cursor.fetchall())
 
 
 def end(cursor: CursorWrapper) -> None:
-    """Take it all back. Roles go where no other database of the server has them."""
-    for role in DatabaseRole:
-        name = sql.Identifier(role)
-        cursor.execute(sql.SQL("DROP OWNED BY {}").format(name))  # its rights in this database: it owns nothing
-        cursor.execute(
-            sql.SQL("DO $$ BEGIN DROP ROLE {}; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$").format(
-                name
+    """Take it all back. Roles go where no other database of the server has them, and no login is to act in them."""
+    cursor.execute("DROP FUNCTION orgs_tenant()")
+    roles = sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole)
+    cursor.execute("SELECT current_schema()")
+    schema = sql.Identifier(cursor.fetchone()[0])
+    tables, sequences = _ours(cursor, "r", "p"), _ours(cursor, "S")
+    for statement in (
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON TABLES FROM {roles}",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON SEQUENCES FROM {roles}",
+        "REVOKE ALL ON {tables} FROM {roles}",
+        "REVOKE ALL ON SEQUENCE {sequences} FROM {roles}",
+        "REVOKE ALL ON SCHEMA {schema} FROM {roles}",
+    ):
+        cursor.execute(sql.SQL(statement).format(schema=schema, roles=roles, tables=tables, sequences=sequences))
+    cursor.execute(
+        sql.SQL(_DROP_ROLES).format(
+            roles=sql.SQL("ARRAY[{}]").format(
+                sql.SQL(", ").join(map(sql.Literal, [role.value for role in DatabaseRole]))
             )
         )
-    cursor.execute("DROP FUNCTION orgs_tenant()")
+    )
 
 
 def grant(cursor: CursorWrapper, role: DatabaseRole, what: str, table: str) -> None:
@@ -103,6 +144,27 @@ def revoke(cursor: CursorWrapper, role: DatabaseRole, what: str, table: str) -> 
     cursor.execute(
         sql.SQL("REVOKE {} ON {} FROM {}").format(sql.SQL(what), sql.Identifier(table), sql.Identifier(role))
     )
+
+
+def pin(cursor: CursorWrapper, function: str) -> None:
+    """Have a function of the owner's look in this schema alone, wherever it is called.
+
+    Where nothing is said of it, everybody's own temporary schema comes first: a view that a caller names as one of the tables
+    that the function reads would run as the owner.
+    """
+    cursor.execute("SELECT current_schema()")
+    schema = sql.Identifier(cursor.fetchone()[0])
+    cursor.execute(sql.SQL("ALTER FUNCTION {} SET search_path = {}, pg_temp").format(sql.SQL(function), schema))
+
+
+def close_partitions(cursor: CursorWrapper) -> None:
+    """Nobody but the owner reaches a partition but through its table, whose policies and privileges count there."""
+    cursor.execute(
+        "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+    )
+    if names := [sql.Identifier(name) for (name,) in cursor.fetchall()]:
+        roles = sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole)
+        cursor.execute(sql.SQL("REVOKE ALL ON {} FROM {}").format(sql.SQL(", ").join(names), roles))
 
 
 def protect(cursor: CursorWrapper, table: str, *, tenant: str = "", web: str = "", mine: sql.SQL = OWN) -> None:
@@ -149,9 +211,9 @@ SELECT c.relname,
     c.relrowsecurity AND c.relforcerowsecurity AND (r.rolsuper OR EXISTS (
         SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND r.oid = ANY(p.polroles)
     )) AS is_guarded,
-    array(SELECT name FROM unnest(%(strangers)s::text[]) AS s(name) WHERE
+    array(SELECT name FROM unnest(%(everybody)s::text[]) AS s(name) WHERE
         has_table_privilege(name, c.oid, %(any)s) OR has_any_column_privilege(name, c.oid, 'SELECT, INSERT, UPDATE')
-    ) AS strangers,
+    ) AS reached_by,
     c.relispartition
 FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND (
@@ -161,18 +223,31 @@ WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p'
 ) ORDER BY 1
 """
 
+# Functions that act as their owner and look for their tables wherever the caller says: see `pin`.
+_UNPINNED = """
+SELECT proname FROM pg_proc p
+WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef
+    AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS setting WHERE setting ~ '^search_path=.*, pg_temp$')
+    AND NOT EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    )
+ORDER BY 1
+"""
+
 
 def gaps(cursor: CursorWrapper, *, unguarded: frozenset[str]) -> list[str]:
     """What stands open, each in a sentence. Tables that are `unguarded` on purpose must be out of everybody's reach."""
-    strangers = [DatabaseRole.WEB.value, DatabaseRole.TENANT.value]
-    cursor.execute("SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)", [strangers])
-    if cursor.fetchone()[0] < len(strangers):
+    everybody = [role.value for role in DatabaseRole]
+    cursor.execute("SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)", [everybody])
+    if cursor.fetchone()[0] < len(everybody):
         return ["The roles of the service are missing."]
-    cursor.execute(_UNGUARDED, {"strangers": strangers, "any": ALL})
-    found = []
+    cursor.execute(_UNPINNED)
+    found = [f"The function {name} looks in schemas that its caller chooses." for (name,) in cursor.fetchall()]
+    cursor.execute(_UNGUARDED, {"everybody": everybody, "any": ALL})
     for table, is_guarded, reached_by, is_partition in cursor.fetchall():
         if is_partition or table in unguarded:
-            found += [f"{role} has rights on {table}, which no policy guards." for role in reached_by]
-        elif not is_guarded:
+            too_many = [role for role in reached_by if is_partition or role in (DatabaseRole.WEB, DatabaseRole.TENANT)]
+            found += [f"{role} has rights on {table}, which no policy guards." for role in too_many]
+        elif not is_guarded and reached_by:  # a partition that was detached, to be dropped, is in nobody's reach
             found.append(f"{table} has rows of orgs, and row-level security is not forced on it for everybody.")
     return found

@@ -9,13 +9,13 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from psycopg import sql
 
 from ingestion.storage import guarding
-from orgs.row_security import expose, grant, protect, revoke
+from orgs.row_security import close_partitions, expose, grant, pin, protect, revoke
 from orgs.tenancy import DatabaseRole
 
 FUNCTIONS = """
 -- One partition of one of this service's tables: made beside it and attached, or one that was detached is attached again.
 CREATE FUNCTION ingestion_make_partition(parent text, partition text, lower_bound text, upper_bound text) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     is_attached boolean;
     is_pending boolean;
@@ -34,6 +34,8 @@ BEGIN
     END IF;
     IF is_attached IS NULL THEN
         EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition, parent);
+        -- Reached through its table alone, whatever the schema gives of new tables.
+        EXECUTE format('REVOKE ALL ON %I FROM analytics_staff, analytics_tasks', partition);
     END IF;
     IF is_pending THEN
         EXECUTE format('ALTER TABLE %I DETACH PARTITION %I FINALIZE', parent, partition);
@@ -45,7 +47,7 @@ END $$;
 
 -- PostgreSQL lets nobody but the owner of an index summarise it.
 CREATE FUNCTION ingestion_summarise(index oid) RETURNS integer
-    LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT
+    LANGUAGE sql SECURITY DEFINER
     AS $$ SELECT brin_summarize_new_values(index::regclass) $$;
 
 REVOKE ALL ON FUNCTION ingestion_make_partition(text, text, text, text), ingestion_summarise(oid) FROM PUBLIC;
@@ -56,6 +58,8 @@ TABLES = ("ingestion_batches", "ingestion_conflicts", "ingestion_claims_0", "ing
 def forwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
     with schema_editor.connection.cursor() as cursor:
         cursor.execute(FUNCTIONS)
+        pin(cursor, "ingestion_make_partition(text, text, text, text)")
+        pin(cursor, "ingestion_summarise(oid)")
         cursor.execute(
             "GRANT EXECUTE ON FUNCTION ingestion_make_partition(text, text, text, text), ingestion_summarise(oid)"
             f" TO {DatabaseRole.TASKS}"
@@ -75,6 +79,7 @@ def forwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
             grant(cursor, DatabaseRole.TASKS, "TRUNCATE", table)
         for table in ("ingestion_stream_readers", "ingestion_ledger"):
             grant(cursor, DatabaseRole.TENANT, "SELECT", table)
+        close_partitions(cursor)
 
 
 def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:

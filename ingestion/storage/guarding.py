@@ -18,9 +18,9 @@ _VIEW = sql.Identifier(DatabaseRole.TENANT, TABLE)
 
 def guard(cursor: CursorWrapper) -> None:
     """Of the table as it is now: a new one needs it again."""
-    revoke(cursor, DatabaseRole.STAFF, "INSERT, UPDATE, DELETE", TABLE)
-    grant(cursor, DatabaseRole.STAFF, "SELECT", TABLE)
-    grant(cursor, DatabaseRole.TASKS, "SELECT, INSERT", TABLE)
+    for role, what in ((DatabaseRole.STAFF, "SELECT"), (DatabaseRole.TASKS, "SELECT, INSERT")):
+        revoke(cursor, role, "ALL", TABLE)  # what the schema gives of every table
+        grant(cursor, role, what, TABLE)
     cursor.execute(
         sql.SQL(
             "CREATE SCHEMA IF NOT EXISTS {tenant}; GRANT USAGE ON SCHEMA {tenant} TO {tenant};"

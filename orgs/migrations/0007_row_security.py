@@ -9,7 +9,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from psycopg import sql
 
 from orgs import row_security
-from orgs.row_security import ALL, expose, grant, protect, revoke
+from orgs.row_security import ALL, expose, grant, pin, protect, revoke
 from orgs.tenancy import DatabaseRole
 
 # Who signs in, and what Django itself has to look up for that.
@@ -48,6 +48,7 @@ def forwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
         for role in (DatabaseRole.STAFF, DatabaseRole.TASKS):
             revoke(cursor, role, "UPDATE, DELETE", "orgs_auditrecord")
         grant(cursor, DatabaseRole.TENANT, "SELECT", "orgs_servedmodel")
+        pin(cursor, "orgs_audit_forget(timestamptz, integer)")
         cursor.execute(
             f"REVOKE ALL ON FUNCTION orgs_audit_forget(timestamptz, integer) FROM PUBLIC;"
             f" GRANT EXECUTE ON FUNCTION orgs_audit_forget(timestamptz, integer) TO {DatabaseRole.TASKS}"
@@ -58,8 +59,11 @@ def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
     with schema_editor.connection.cursor() as cursor:
         for table in TABLES:
             expose(cursor, table)
+        cursor.execute(
+            f"REVOKE ALL ON FUNCTION orgs_audit_forget(timestamptz, integer) FROM {DatabaseRole.TASKS};"
+            " GRANT EXECUTE ON FUNCTION orgs_audit_forget(timestamptz, integer) TO PUBLIC"
+        )
         row_security.end(cursor)
-        cursor.execute("GRANT EXECUTE ON FUNCTION orgs_audit_forget(timestamptz, integer) TO PUBLIC")
 
 
 class Migration(migrations.Migration):

@@ -408,10 +408,19 @@ def test_nothing_stands_open() -> None:
         (
             """
             CREATE TABLE usage_daily_p190001 PARTITION OF usage_daily FOR VALUES FROM ('1900-01-01') TO ('1900-02-01');
+            REVOKE ALL ON usage_daily_p190001 FROM analytics_staff, analytics_tasks;
             GRANT SELECT ON usage_daily_p190001 TO analytics_tenant
             """,
             "analytics_tenant has rights on usage_daily_p190001",
         ),
+        (
+            """
+            CREATE TABLE usage_daily_p190001 PARTITION OF usage_daily FOR VALUES FROM ('1900-01-01') TO ('1900-02-01');
+            REVOKE ALL ON usage_daily_p190001 FROM analytics_tasks
+            """,
+            "analytics_staff has rights on usage_daily_p190001",
+        ),
+        ("ALTER FUNCTION ingestion_summarise(oid) RESET search_path", "The function ingestion_summarise looks in"),
     ],
 )
 def test_a_table_without_a_guard_is_found(change: str, found: str) -> None:
@@ -419,6 +428,51 @@ def test_a_table_without_a_guard_is_found(change: str, found: str) -> None:
         cursor.execute(change)
     (gap,) = gaps()
     assert gap.startswith(found)
+
+
+def test_a_partition_is_reached_through_its_table_alone_and_not_at_all_once_it_is_detached() -> None:
+    name = "usage_daily_p190001"
+    with acting_as(DatabaseRole.TASKS), connection.cursor() as cursor:
+        cursor.execute("SELECT ingestion_make_partition('usage_daily', %s, '1900-01-01', '1900-02-01')", [name])
+    for role in DatabaseRole:
+        with (
+            acting_as(role),
+            connection.cursor() as cursor,
+            pytest.raises(ProgrammingError, match=f"denied for table {name}"),
+            transaction.atomic(),
+        ):
+            cursor.execute(f"UPDATE {name} SET invocations = 0")
+    assert gaps() == []
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE usage_daily DETACH PARTITION {name}")
+    assert gaps() == []
+
+
+@pytest.mark.parametrize(
+    ("catalog", "columns", "call"),
+    [
+        (
+            "pg_class",
+            "oid, 'p'::\"char\" AS relkind, pg_temp.whoever()::oid AS relowner",
+            "ingestion_make_partition('usage_daily', 'usage_daily_p190001', '1900-01-01', '1900-02-01')",
+        ),
+        ("orgs_auditrecord", "id, at, pg_temp.whoever() AS actor", "orgs_audit_forget(now(), 1)"),
+    ],
+)
+def test_a_function_of_the_owner_runs_nothing_of_its_caller(catalog: str, columns: str, call: str) -> None:
+    """A temporary view that is named as what the function reads: what it calls would be called as the owner."""
+    schema = "pg_catalog" if catalog.startswith("pg_") else "public"
+    AuditRecord.objects.create(actor="user:x", action=Action.SIGNED_IN)
+    with connection.cursor() as cursor:
+        with acting_as(DatabaseRole.TASKS):
+            cursor.execute(
+                "CREATE FUNCTION pg_temp.whoever() RETURNS text LANGUAGE plpgsql AS"
+                " $$ BEGIN RAISE EXCEPTION 'called as %', current_user; END $$"
+            )
+            cursor.execute(f"CREATE TEMPORARY VIEW {catalog} AS SELECT {columns} FROM {schema}.{catalog}")
+            cursor.execute(f"GRANT ALL ON pg_temp.{catalog} TO PUBLIC")
+            cursor.execute(f"SELECT {call}")
+        cursor.execute(f"DROP VIEW pg_temp.{catalog}; DROP FUNCTION pg_temp.whoever()")
 
 
 def test_what_only_an_owner_may_do_is_done_by_functions_for_tasks_alone() -> None:

@@ -3,7 +3,7 @@
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from orgs.row_security import expose, grant, protect
+from orgs.row_security import close_partitions, expose, grant, protect
 from orgs.tenancy import DatabaseRole
 
 TABLES = (
@@ -23,6 +23,7 @@ def forwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
         for table in TABLES:
             protect(cursor, table, tenant="SELECT")
         grant(cursor, DatabaseRole.TENANT, "SELECT", "usage_groups_kept")
+        close_partitions(cursor)
 
 
 def backwards(apps: object, schema_editor: BaseDatabaseSchemaEditor) -> None:
