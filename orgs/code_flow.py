@@ -127,6 +127,8 @@ def _exchanged(document: Mapping[str, Any], flow: Flow, code: str, redirect_uri:
         )
         if said.get("sub") != claims["sub"]:
             raise SignInRefused("token")
+        if claims.get("email") not in (None, said.get("email")):
+            said.pop("email_verified", None)  # it is said of another address
         claims = said | claims
     return Assertion(settings.OIDC_ISSUER, claims["sub"], claims, _sign_out(document, id_token))
 

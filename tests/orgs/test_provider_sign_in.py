@@ -188,6 +188,16 @@ def test_userinfo_of_somebody_else_is_not_believed(acme: IdentityProvider) -> No
     assert_is_refused(client, sign_in(client), 502, "token")
 
 
+def test_userinfo_vouches_for_its_own_address_alone(acme: IdentityProvider) -> None:
+    acme.person = {"sub": "ada", "email": "eve@example.com"}
+    acme.userinfo = {"sub": "ada", "email": "ada@example.com", "email_verified": True}
+    client = Client()
+    assert_is_refused(client, sign_in(client), 403, "unverified")
+    acme.userinfo["email"] = "eve@example.com"
+    sign_in(client)
+    assert who(client) == "eve@example.com"
+
+
 def test_two_first_sign_ins_at_once_make_one_account(transactional_db: None, org: Org) -> None:
     said = assertion(orgs=[str(org.pk)], roles="viewer")
 
