@@ -37,8 +37,12 @@ def act_always_as(role: DatabaseRole) -> None:
 
 
 def _take_own_role(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-    with connection.cursor() as cursor:  # a database that is not migrated has no such role yet
-        cursor.execute("SELECT set_config('role', rolname, false) FROM pg_roles WHERE rolname = %s", [_own])
+    try:
+        with connection.cursor() as cursor:  # a database that is not migrated has no such role yet
+            cursor.execute("SELECT set_config('role', rolname, false) FROM pg_roles WHERE rolname = %s", [_own])
+    except Exception:
+        connection.close()  # Django would go on with it, as whoever it connects as
+        raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from importlib.metadata import distribution
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -49,17 +50,20 @@ class Server:
         return done.stdout
 
 
+def make_roles(url: str) -> None:
+    passwords = [f"--set={who}_password=it's {who}'s" for who in ("owner", "web", "worker")]
+    done = subprocess.run(
+        [PSQL, "-X", "-q", *passwords, url, "-f", SCRIPT], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with own_servers() as servers:
         found = Server(servers)
-        passwords = [f"--set={who}_password=it's {who}'s" for who in ("owner", "web", "worker")]
         for _ in range(2):  # it may be run again
-            done = subprocess.run(
-                [PSQL, "-X", "-q", *passwords, servers.database_url, "-f", SCRIPT],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert (done.returncode, done.stderr) == (0, "")
+            make_roles(servers.database_url)
         migrated = run("manage.py", "migrate", **found.variables(OWNER))
         assert migrated.returncode == 0, migrated.stderr
         yield found
@@ -173,3 +177,55 @@ def test_a_login_that_may_not_be_the_owner_is_told_so(server: Server) -> None:
     text = AS_WORKER + "with owning('usage_events'): pass"
     done = run("-c", text.replace("; with", "\nwith"), PYTHONPATH=str(stack.ROOT), **server.variables(WEB))
     assert 'permission denied to set role "analytics_owner"' in done.stderr
+
+
+def test_a_connection_that_can_not_take_its_role_is_not_gone_on_with(server: Server) -> None:
+    """The login owns nothing here; where it owns all, going on would show everything."""
+    with psycopg.connect(server.servers.database_url, autocommit=True) as database:
+        database.execute("CREATE ROLE outsider LOGIN")
+    text = (
+        "import django; django.setup(); from django.db import DatabaseError, connection; from orgs.tenancy import *\n"
+        "act_always_as(DatabaseRole.WEB)\n"
+        "for _ in range(2):\n"
+        "    try:\n"
+        "        print(connection.cursor().execute('SELECT current_user').fetchone())\n"
+        "    except DatabaseError as error:\n"
+        "        print(error)\n"
+    )
+    assert server.python("outsider", text).splitlines() == ['permission denied to set role "analytics_web"'] * 2
+
+
+def test_an_installation_that_is_there_is_handed_over_and_goes_back_and_forth(server: Server) -> None:
+    """Migrated by the superuser of the server; afterwards the owner alone migrates it, and one that broke off goes on."""
+    with psycopg.connect(server.servers.database_url, autocommit=True) as database:
+        database.execute("CREATE DATABASE older")
+    variables = {
+        login: server.variables(login) | {"DATABASE_URL": urlsplit(server.url(login))._replace(path="/older").geturl()}
+        for login in ("postgres", OWNER)
+    }
+
+    def manage(login: str, *arguments: str) -> None:
+        done = run("manage.py", *arguments, **variables[login])
+        assert done.returncode == 0, done.stderr
+
+    older = variables["postgres"]["DATABASE_URL"]
+    manage("postgres", "migrate")
+    make_roles(older)
+    manage(OWNER, "check", "--database", "default")
+    with psycopg.connect(older, autocommit=True) as database:
+        left = database.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace IN ('public'::regnamespace, 'analytics_tenant'::regnamespace)"
+            " AND relowner <> 'analytics_owner'::regrole"
+        ).fetchall()
+        assert left == []
+        database.execute("SET ROLE analytics_owner; CREATE TABLE later (id integer); RESET ROLE")
+        database.execute("SET ROLE analytics_tasks; SELECT count(*) FROM later; RESET ROLE; DROP TABLE later")
+        # What is not the owner's is left alone.
+        database.execute("CREATE EXTENSION pg_buffercache")
+        manage(OWNER, "migrate", "orgs", "0006")
+        assert database.execute("SELECT count(*) FROM pg_policy").fetchone() == (0,)
+        rights = database.execute("SELECT count(*) FROM pg_class WHERE relacl::text LIKE '%analytics_t%'").fetchone()
+        assert rights == (0,)
+    manage(OWNER, "migrate", "orgs", "0007")
+    manage(OWNER, "migrate")
+    manage(OWNER, "check", "--database", "default")
