@@ -31,7 +31,10 @@ ALTER ROLE analytics_readonly SET idle_in_transaction_session_timeout = '15s';
 ALTER ROLE analytics_readonly SET TimeZone = 'UTC';
 
 -- What dashboards read, and no more. A partitioned table is enough: its partitions are read through it.
-REVOKE ALL ON ALL TABLES IN SCHEMA public FROM analytics_readonly;
+SELECT format('REVOKE ALL ON %I.%I FROM analytics_readonly', table_schema, table_name) FROM (
+    SELECT table_schema, table_name FROM information_schema.role_table_grants WHERE grantee = 'analytics_readonly'
+    UNION SELECT table_schema, table_name FROM information_schema.column_privileges WHERE grantee = 'analytics_readonly'
+) AS granted \gexec
 SELECT format('GRANT CONNECT ON DATABASE %I TO analytics_readonly', current_database()) \gexec
 GRANT USAGE ON SCHEMA public TO analytics_readonly;
 GRANT SELECT ON usage_daily, usage_hourly, usage_outcomes, reliability_incidents TO analytics_readonly;

@@ -138,6 +138,20 @@ def test_every_query_gives_rows(name: str, days: int, readonly: psycopg.Connecti
         assert len(empty) <= (len(rows) if "variable" in query.panel else 1), query.panel
 
 
+def test_what_the_script_no_longer_grants_is_taken_away(readonly: psycopg.Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"GRANT SELECT (email) ON orgs_user TO {ROLE}; GRANT SELECT ON usage_minutes TO {ROLE}")
+        cursor.execute(f"GRANT DELETE ON usage_clients TO {ROLE}")
+    done = grant()
+    assert (done.returncode, done.stderr) == (0, "")
+    readonly.execute("SET default_transaction_read_only = off")
+    statements = ("SELECT email FROM orgs_user", "SELECT org_id FROM usage_minutes", "DELETE FROM usage_clients")
+    for statement in statements:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            readonly.execute(statement)
+    readonly.execute("SELECT count(*) FROM usage_daily")
+
+
 def test_totals_are_those_of_the_events(readonly: psycopg.Connection, org: Org) -> None:
     query = of("usage", "In this range ($currency)")
     chosen = {"org": [str(org.pk)], "model": [str(MODEL), str(OTHER_MODEL)]}
