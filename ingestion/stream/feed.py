@@ -116,9 +116,12 @@ class Feed:
                 is_quiet = self._received_at < looked_at
                 if time.monotonic() > next_look_at + (QUIET_LOOK_INTERVAL if is_quiet else 0):
                     looked_at = time.monotonic()
-                    self._look(is_empty=offset == 0 and not self._received_at)
-                    took = time.monotonic() - looked_at
-                    next_look_at = looked_at + max(LOOK_INTERVAL, took / LOOK_SHARE)
+                    is_empty = offset == 0 and not self._received_at
+                    self._look(is_empty)
+                    now = time.monotonic()
+                    # At an empty stream a look waits its whole time for nothing, and that is no load.
+                    rest = 0.0 if is_empty else (now - looked_at) * (1 / LOOK_SHARE - 1)
+                    next_look_at = max(looked_at + LOOK_INTERVAL, now + rest)
                 if self._buffered > MAX_BUFFERED_BYTES:
                     self._connection.say_alive()
                     time.sleep(_PAUSE)

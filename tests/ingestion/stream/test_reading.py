@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -285,6 +285,22 @@ def batch_of(offset: int, body: bytes) -> OpenBatch:
     batch = OpenBatch()
     batch.add(Message(offset, body, 1), timezone.now())
     return batch
+
+
+def test_the_first_messages_of_a_stream_that_was_empty_for_long_soon_count_as_read(
+    stream: str, publish: Publish, reading: Reading
+) -> None:
+    def caught_up_since(moment: datetime) -> bool:
+        return StreamReader.objects.filter(pk=stream, caught_up_at__gt=moment).exists()
+
+    with reading():
+        eventually(lambda: StreamReader.objects.filter(taken_at__isnull=False).exists(), 10, "it is taken")
+        taken_at = StreamReader.objects.get().taken_at
+        assert taken_at is not None
+        eventually(lambda: caught_up_since(taken_at), 20, "a look waited for a message in vain")
+        publish(make_event(uuid.uuid4()))
+        sent_at = timezone.now()
+        eventually(lambda: caught_up_since(sent_at), 30, "it is told that all was read")
 
 
 def test_a_reader_whose_place_was_taken_stores_nothing() -> None:
