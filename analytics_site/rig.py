@@ -1,6 +1,7 @@
 """What heavy checks stand on: a database and a broker of their own, and the service's real processes beside them."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import connection
+from django.test import override_settings
 from kombu.connection import Connection
+from psycopg.conninfo import conninfo_to_dict
+
+from analytics_site.embedded import Servers
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # Debian's; the wrapper in sbin would change the user
 START_TIMEOUT = 90.0  # seconds
@@ -37,6 +42,56 @@ def scratch_database() -> Iterator[None]:
     finally:
         with contextlib.closing(connection):
             connection.creation.destroy_test_db(name, verbosity=0)
+
+
+_USER = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from analytics_site import embedded
+
+print(json.dumps(asdict(embedded.attach(Path(sys.argv[1])))), flush=True)
+sys.stdin.read()
+embedded.detach()
+"""
+
+
+@contextlib.contextmanager
+def own_servers() -> Iterator[Servers]:
+    """A PostgreSQL and a Valkey that nobody else uses. They may be killed: their keeper starts them again."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # for root they run as nobody
+        with subprocess.Popen(
+            [sys.executable, "-c", _USER, folder],
+            cwd=settings.BASE_DIR,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # an interrupt is for who started it
+        ) as user:  # ends when its standard input does, and the servers with it
+            assert user.stdout is not None
+            yield Servers(**json.loads(user.stdout.readline()))
+
+
+@contextlib.contextmanager
+def pointed_at(servers: Servers) -> Iterator[None]:
+    """Meanwhile Django's connection, its cache, and the settings that `environment` reads mean these servers."""
+    found = conninfo_to_dict(servers.database_url)
+    before = dict(connection.settings_dict)
+    connection.close()
+    connection.settings_dict.update(
+        {
+            "NAME": found["dbname"],
+            **{key.upper(): str(found.get(key, "")) for key in ("user", "password", "host", "port")},
+        }
+    )
+    caches = {"default": settings.CACHES["default"] | {"LOCATION": servers.redis_url}}
+    try:
+        with override_settings(DATABASE_URL=servers.database_url, REDIS_URL=servers.redis_url, CACHES=caches):
+            yield
+    finally:
+        connection.close()
+        connection.settings_dict.update(before)
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -82,15 +137,18 @@ class Process:
     arguments: tuple[str, ...]
     environment: dict[str, str]
     running: subprocess.Popen[bytes] | None = None
+    log: Path | None = None  # what it says, of all its lives; else it says it to whoever looks at this one
 
     def start(self) -> None:
-        self.running = subprocess.Popen(
-            [sys.executable, "-m", *self.arguments],
-            cwd=settings.BASE_DIR,
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as opened:
+            self.running = subprocess.Popen(
+                [sys.executable, "-m", *self.arguments],
+                cwd=settings.BASE_DIR,
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=opened.enter_context(self.log.open("ab")) if self.log else None,
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -114,6 +172,13 @@ class Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.running.wait(timeout)
             self.kill()
+
+
+def web(environment: dict[str, str], *arguments: str) -> Process:
+    """gunicorn as in production, on loopback at the environment's port."""
+    address = f"127.0.0.1:{environment['HTTP_PORT']}"
+    command = ("gunicorn", "-c", "deploy/gunicorn.conf.py", "-b", address, "--no-control-socket", *arguments)
+    return Process((*command, "analytics_site.wsgi"), environment)
 
 
 def celery(environment: dict[str, str], *arguments: str) -> Process:
@@ -152,6 +217,8 @@ class Broker:
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
         }
         self.running = subprocess.Popen(
             [RABBITMQ], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -1,11 +1,9 @@
 """Processes of the service as an operator starts them, on the servers and the database of the tests."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +18,6 @@ from django.db import connection
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from analytics_site.embedded import Servers
 from analytics_site.rig import UNLIMITED, free_port, redis_url, wait_for
 
 NOWHERE = "127.0.0.1:1"  # nothing listens there
@@ -134,34 +131,6 @@ def celery(log: Path, *arguments: str, **variables: str) -> Iterator[int]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-_USER = """
-import json, sys
-from dataclasses import asdict
-from pathlib import Path
-from analytics_site import embedded
-
-print(json.dumps(asdict(embedded.attach(Path(sys.argv[1])))), flush=True)
-sys.stdin.read()
-embedded.detach()
-"""
-
-
-@contextmanager
-def own_servers() -> Iterator[Servers]:
-    """A PostgreSQL and a Valkey that nobody else uses. They may be killed: their keeper starts them again."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # for root they run as nobody
-        with subprocess.Popen(
-            [sys.executable, "-c", _USER, folder],
-            cwd=settings.BASE_DIR,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as user:  # ends when its standard input does, and the servers with it
-            assert user.stdout is not None
-            yield Servers(**json.loads(user.stdout.readline()))
 
 
 def connected(url: str) -> Connection:

@@ -15,7 +15,7 @@ from django.db import connection
 from django.test import override_settings
 from django.utils import timezone
 
-from analytics_site.rig import Process, environment, free_port, scratch_database, wait_for
+from analytics_site.rig import environment, free_port, scratch_database, wait_for, web
 from exports.delivery.folder import FolderStore
 from exports.making import attempt
 from exports.models import ExportBucket, ExportJob
@@ -134,17 +134,7 @@ def _web(folder: str) -> Iterator[Wire]:
     variables = environment(
         PUBLIC_URL=base, HTTP_PORT=str(port), EXPORT_FOLDER=folder, SECRET_KEY=settings.SECRET_KEY, LOG_LEVEL="CRITICAL"
     )
-    arguments = (
-        "gunicorn",
-        "-c",
-        "deploy/gunicorn.conf.py",
-        "-b",
-        f"127.0.0.1:{port}",
-        "--log-level",
-        "error",
-        "--no-control-socket",
-    )
-    process = Process((*arguments, "analytics_site.wsgi"), variables)
+    process = web(variables, "--log-level", "error")
     process.start()
     wire = Wire(base)
     try:

