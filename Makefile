@@ -14,7 +14,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export UV_SYSTEM_CERTS ?= 1
 endif
 
-.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest attack smoke fuzz scenarios lock clean
+.PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest soak attack smoke fuzz scenarios lock clean
 
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
@@ -47,6 +47,11 @@ bench-scale: .venv/dev
 crashtest: export LOG_LEVEL ?= WARNING
 crashtest: .venv/dev
 	@$(BIN)/python manage.py crashtest $(ARGS)
+
+# Has servers of its own; those that come along need not start for it.
+soak: .venv/dev
+	@EMBEDDED_SERVERS=0 DATABASE_URL=postgresql:///none REDIS_URL=redis://none LOG_LEVEL=WARNING \
+		$(BIN)/python manage.py soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 # Keys and passwords from the environment: ATTACK_KEY_A, ATTACK_KEY_B, ATTACK_LOGIN_A, ATTACK_LOGIN_B.
 attack: export LOG_LEVEL ?= WARNING
