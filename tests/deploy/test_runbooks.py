@@ -1,6 +1,7 @@
 """Every block of the runbooks runs as it stands, against an instance with data."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from django.core.management import call_command, get_commands
 from django.db import connection
 from django.utils import timezone
 
+from analytics_site.rig import redis_url
 from exports.models import ExportJob, Kind, State
 from ingestion.models import Door, QuarantinedMessage, StreamGap, StreamReader
 from ingestion.schema import Fault, Invalid
@@ -22,7 +25,7 @@ from reliability.watching import watch
 from usage.rollups import roll_up
 
 from ..factories import as_json, ingest, make_event, make_key, make_model, make_org
-from ..processes import celery, database_url, environment, gunicorn
+from ..processes import celery, database_url, environment, eventually, gunicorn
 from . import stack
 
 FOLDER = stack.ROOT / "docs/runbooks"
@@ -78,7 +81,10 @@ def variables(tmp_path: Path) -> Iterator[dict[str, str]]:
         fingerprint="f", status=State.FAILED, failures=2, failed_at=now, is_mismatch=True, error="e",
     )  # fmt: skip
     restored = "analytics_restored"
-    with gunicorn(tmp_path / "web.log") as url, celery(tmp_path / "worker.log", "-c", "1"):
+    same = {"REDIS_URL": redis_url(9)}
+    schedule = ("-B", "-s", os.devnull)
+    with gunicorn(tmp_path / "web.log", **same) as url, celery(tmp_path / "worker.log", "-c", "1", *schedule, **same):
+        eventually(lambda: b"analytics_task_last_success" in urlopen(f"{url}/metrics").read(), 60, "a task has run")
         yield environment(
             URL=url,
             API_KEY=make_key(org),
