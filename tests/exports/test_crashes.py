@@ -41,6 +41,7 @@ from usage.windows import HOUR, Window
 from ..factories import MODEL, NOON, make_org
 from ..processes import database_url, environment, eventually
 
+_OTHERS = ("pymp-", "analytics-worker-metrics-")  # the pool's, and those of the metrics of a worker that was killed
 pytestmark = pytest.mark.django_db(transaction=True)
 
 WINDOW = Window(NOON, NOON + HOUR)
@@ -240,7 +241,7 @@ def test_what_a_killed_worker_had_half_made_another_makes_once(site: Site, folde
     eventually(ended(job), DONE, "it is made")
     assert second.stop() == 0
     assert_made(job, folder, attempts=2, failures=1)
-    assert not [left for left in site.temporary.iterdir() if not left.name.startswith("pymp-")]  # the pool's own
+    assert not [left for left in site.temporary.iterdir() if not left.name.startswith(_OTHERS)]
 
 
 def test_a_worker_that_is_told_to_end_finishes_its_file_first(site: Site, folder: Path) -> None:

@@ -143,8 +143,13 @@ PAGES = (
 # Whoever comes: signing in and out, links that are secrets themselves, and what tells nothing about any org.
 OPEN = (
     page("login/", EVERYBODY, GET=(200, 302), POST=(200, 302), otherwise=(405, 302, 200)),  # 302: who is in already
+    *(
+        page(f"login/provider/{step}", EVERYBODY, GET=404) for step in ("", "callback", "connect/")
+    ),  # where there is none
     page("logout/", EVERYBODY, POST=302),
-    page("invitations/<str:token>/", EVERYBODY, GET=200, POST=(400, {"again": "x"})),
+    page(
+        "invitations/<str:token>/", EVERYBODY, GET=200, POST=((400, 200), {"again": "x"})
+    ),  # 200: who is in is asked once more
     page("exports/files/<str:token>", EVERYBODY, GET=200),
     page("metrics", EVERYBODY, GET=200, otherwise=200),
     page("analytics/v1/status/healthz", EVERYBODY, GET=200, otherwise=200),
