@@ -25,7 +25,7 @@ def measure_limits(org_id: uuid.UUID) -> tuple[list[Line], dict[str, float]]:
     query = urlencode({"start": (end - timedelta(hours=1)).isoformat(), "end": end.isoformat(), "granularity": "hour"})
     address = f"/analytics/v1/orgs/{org_id}/usage?{query}"
     names = [name for name in UNLIMITED if name.startswith("RATE")]
-    limited = dict.fromkeys(names, PLENTY) | {f"{name}_BURST": PLENTY for name in names}
+    limited = dict.fromkeys(names, PLENTY) | {f"{name}_BURST": PLENTY for name in names} | {"ORG_CONCURRENCY": 4}
     unlimited = limited | UNLIMITED  # as many: changing settings takes time too
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with override_settings(REDIS_URL=redis_url(SCRATCH_REDIS)):

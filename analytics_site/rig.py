@@ -27,7 +27,13 @@ from analytics_site.embedded import Servers
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # Debian's; the wrapper in sbin would change the user
 START_TIMEOUT = 90.0  # seconds
-UNLIMITED = {"RATE_LIMIT_REQUESTS": 0, "RATE_LIMIT_EVENTS": 0, "RATE_LIMIT_STRANGERS": 0, "SIGN_IN_LIMITS": 0}
+UNLIMITED = {
+    "RATE_LIMIT_REQUESTS": 0,
+    "RATE_LIMIT_EVENTS": 0,
+    "RATE_LIMIT_STRANGERS": 0,
+    "SIGN_IN_LIMITS": 0,
+    "ORG_CONCURRENCY": 0,
+}
 SCRATCH_REDIS = 9  # a Redis database that nobody else's workers listen to
 
 

@@ -32,7 +32,10 @@ ERRORS = {
     "400": "The request is not valid; `errors` names each offending field.",
     "401": "No credentials, or credentials that are not known.",
     "403": "The credentials do not allow this: no scope, another org, or no such org.",
-    "429": "Too many requests; nothing was done. `Retry-After` says when to repeat.",
+    "429": (
+        "Too many requests of this caller, or of this organisation at once; nothing was done."
+        " `Retry-After` says when to repeat."
+    ),
     "503": (
         "The database does not answer, or the keys that a bearer token is checked with are not at hand; nothing was stored."
         " `Retry-After` says when to repeat."

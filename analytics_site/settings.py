@@ -218,6 +218,13 @@ RATE_LIMIT_EVENTS = ENVIRONMENT.read("RATE_LIMIT_EVENTS", NotNegativeInt, 6_000,
 RATE_LIMIT_EVENTS_BURST = ENVIRONMENT.read("RATE_LIMIT_EVENTS_BURST", PositiveInt, 1_000, _AT_ONCE)
 RATE_LIMIT_STRANGERS = ENVIRONMENT.read("RATE_LIMIT_STRANGERS", NotNegativeInt, 300, _A_MINUTE)
 RATE_LIMIT_STRANGERS_BURST = ENVIRONMENT.read("RATE_LIMIT_STRANGERS_BURST", PositiveInt, 100, _AT_ONCE)
+# Shares of what all orgs have in common. A web process has 8 threads (deploy/gunicorn.conf.py).
+ORG_CONCURRENCY = ENVIRONMENT.read(
+    "ORG_CONCURRENCY", NotNegativeInt, 4, "requests of one organisation at once; 0 for no limit"
+)
+ORG_EXPORT_CONCURRENCY = ENVIRONMENT.read(
+    "ORG_EXPORT_CONCURRENCY", PositiveInt, 1, "files of one organisation at once, 1 or more"
+)
 SIGN_IN_LIMITS = ENVIRONMENT.read("SIGN_IN_LIMITS", bool, True, "1 or 0")
 TRUSTED_PROXIES = ENVIRONMENT.read("TRUSTED_PROXIES", NotNegativeInt, 0, "a number of proxies; 0 where there is none")
 WEB_STATEMENT_TIMEOUT = ENVIRONMENT.read("WEB_STATEMENT_TIMEOUT", NotNegativeInt, 30, "whole seconds; 0 for none")

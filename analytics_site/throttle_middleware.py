@@ -3,6 +3,8 @@
 Whose request it is is found out only by the view. So a credential that was found to be good once is remembered
 (`throttling.remember`), and takes from its caller's bucket from then on; one that is not known takes from its
 address's. Guesses are never known, so they are slow, and refused before the database is asked.
+
+How many requests of an org are served at once is held by the view (`orgs.concurrency`); here it becomes an answer.
 """
 
 import functools
@@ -18,6 +20,8 @@ from django.urls import reverse
 from orgs import throttling
 from orgs.addresses import client_address, network_of
 from orgs.bodies import drain
+from orgs.concurrency import TooManyAtOnce
+from orgs.limits import ORG_BUSY_SECONDS
 from orgs.models import ApiKey
 from orgs.throttling import Bucket, Caller, Rate, Taken
 from orgs.tokens import Token
@@ -56,6 +60,10 @@ class ThrottleMiddleware:
             for name, value in taken.headers.items():
                 response.headers.setdefault(name, value)
         return response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """What a view found only when it knew whose data was asked for."""
+        return _refuse_org(request) if isinstance(exception, TooManyAtOnce) else None
 
 
 def _strangers(address: str) -> Bucket:
@@ -115,4 +123,21 @@ def _refuse(request: HttpRequest, taken: Taken, caller: Caller | None) -> HttpRe
     response = respond(request, 429, f"Too many requests with {whose}. Nothing was done; repeat in {seconds}.")
     for name, value in taken.headers.items():
         response[name] = value
+    return response
+
+
+_BUSY = (
+    "Your organisation is asking for a lot at once",
+    "Nothing was done. As many requests of it as may be at once are being answered; try again in a second or two.",
+)
+
+
+def _refuse_org(request: HttpRequest) -> HttpResponse:
+    if request.method not in ("GET", "HEAD"):
+        drain(request)
+    throttling.REFUSED.labels("organisation").inc()
+    seconds = f"{ORG_BUSY_SECONDS} second{'' if ORG_BUSY_SECONDS == 1 else 's'}"
+    detail = f"Too many requests of this organisation at once. Nothing was done; repeat in {seconds}."
+    response = respond(request, 429, detail, _BUSY)
+    response["Retry-After"] = str(ORG_BUSY_SECONDS)
     return response

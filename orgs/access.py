@@ -12,7 +12,7 @@ from rest_framework.exceptions import NotAuthenticated, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from . import audit
+from . import audit, concurrency
 from .actions import Action
 from .models import ApiKey, Membership, Org, Scope, User
 from .policy import ALL_SCOPES, ROLE_SCOPES, STAFF_SCOPES
@@ -116,6 +116,7 @@ class HasScope(BasePermission):
         if org_id is not None:
             unregistered = getattr(view, "unregistered_orgs", False)
             view.org = authorise(request, org_id, view.required_scope, unregistered=unregistered)
+            concurrency.enter(org_id)
         elif not has_scope_anywhere(request, view.required_scope):
             audit.record_refusal(request, view.required_scope)
             raise PermissionDenied(REFUSAL)

@@ -89,6 +89,7 @@ SIGN_INS_BY_ADDRESS = (2, 10)  # 2,900 guesses a day, at whatever accounts
 SIGN_INS_BY_ACCOUNT = (5, 20)  # 7,200 a day from everywhere together; a new browser finds a token every 12 s
 SIGN_INS_BY_BROWSER = (1, 10)  # one in which that account signed in before
 KNOWN_BROWSER_REMEMBERED = timedelta(days=365)  # since the last time
+ORG_BUSY_SECONDS = 1  # Retry-After where an org has its share of a process's threads: most answers take less
 
 # ── Credentials ──────────────────────────────────────────────────────────────────────────────────────────────────
 KEY_USE_RESOLUTION = timedelta(minutes=1)  # how exact "last used" is: at most one write a key and minute

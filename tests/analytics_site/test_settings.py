@@ -40,6 +40,8 @@ WRONG = [
     ("OIDC_ROLE_NAMES", "=viewer", f"is malformed; {ROLE_NAMES}"),
     ("OIDC_ROLE_NAMES", "viewer", f"is malformed; {ROLE_NAMES}"),
     ("RATE_LIMIT_EVENTS_BURST", "0", "is malformed; it should hold requests at once, 1 or more"),
+    ("ORG_CONCURRENCY", "-1", "is malformed; it should hold requests of one organisation at once; 0 for no limit"),
+    ("ORG_EXPORT_CONCURRENCY", "0", "is malformed; it should hold files of one organisation at once, 1 or more"),
     ("TRUSTED_PROXIES", "-1", "is malformed; it should hold a number of proxies; 0 where there is none"),
     ("LOG_LEVEL", "loud", "is malformed; it should hold DEBUG, INFO, WARNING, ERROR or CRITICAL"),
 ]
