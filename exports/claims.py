@@ -3,9 +3,12 @@
 Who claims a job gets a number, that of its attempt. Signs of life come from a thread with a connection of its own, since the
 rows of a file are read within a transaction that writes nothing. Whoever gives none for `EXPORT_LEASE` is taken for dead; if
 it lives after all, its number is no longer the job's, and it can neither finish the job nor put a file where another is.
+
+Orgs take turns. So a task is a word that some job waits: whoever hears it makes the one whose turn it is.
 """
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +20,7 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from ingestion.locks import Lock, take
 from orgs.limits import EXPORT_LEASE, EXPORT_PULSE, EXPORT_RETRY_AFTER, EXPORT_SHOWN_WITHIN, MAX_EXPORT_FAILURES
 
 from .jobs import cancelled
@@ -35,12 +39,45 @@ class Cancelled(Exception):
     """Somebody called the job off."""
 
 
-def claim(job_id: str) -> ExportJob | None:
-    """The job, if it waits; it is the caller's then."""
-    taken = ExportJob.objects.filter(pk=job_id, status=State.PENDING, not_before__lte=timezone.now()).update(
-        status=State.RUNNING, attempts=F("attempts") + 1, started_at=Now(), heartbeat_at=Now(), rows_written=0
-    )
-    return ExportJob.objects.select_related("org").get(pk=job_id) if taken else None
+# Of the orgs whose jobs wait, and which have fewer running than they may, the one that was served longest ago; of its jobs the
+# one that is named, else the oldest. Jobs about all orgs are those of one more org. Uses export_jobs_open and export_jobs_newest.
+_IN_TURN = """
+SELECT id FROM (
+    SELECT id, status, not_before, created_at,
+        count(*) FILTER (WHERE status = 'running') OVER same_org AS running,
+        max(started_at) OVER same_org AS last_started
+    FROM exports_exportjob
+    WHERE status IN ('pending', 'running') OR created_at > %(now)s - interval '1 day'
+    WINDOW same_org AS (PARTITION BY org_id)
+) AS lately
+WHERE status = 'pending' AND not_before <= %(now)s AND running < %(at_once)s
+ORDER BY last_started NULLS FIRST, id = %(named)s DESC, created_at, id
+LIMIT 1
+"""
+
+
+def in_turn(named: str | None = None) -> uuid.UUID | None:
+    """The waiting job that is to be made next."""
+    with connection.cursor() as cursor:
+        cursor.execute(_IN_TURN, {"now": timezone.now(), "at_once": settings.ORG_EXPORT_CONCURRENCY, "named": named})
+        found = cursor.fetchone()
+    return found[0] if found else None
+
+
+def claim(named: str) -> ExportJob | None:
+    """The job that is in turn, which is the caller's then; the one that is named where its org is. None where none is.
+
+    One claims at a time, so that each sees what those before it took.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        take(cursor, Lock.EXPORT_CLAIM)
+        pk = in_turn(named)
+        if pk is None:
+            return None
+        taken = ExportJob.objects.filter(pk=pk, status=State.PENDING).update(
+            status=State.RUNNING, attempts=F("attempts") + 1, started_at=Now(), heartbeat_at=Now(), rows_written=0
+        )
+    return ExportJob.objects.select_related("org").get(pk=pk) if taken else None
 
 
 class Pulse:

@@ -177,6 +177,11 @@ def send(job: ExportJob) -> None:
         logger.warning("export_not_sent", job_id=str(job.pk), org_id=str(job.org_id or ""), error=error)
 
 
+def owner_of(key: str) -> str:
+    """The id of the org whose file a key names; "platform" for one about all orgs."""
+    return key.removeprefix(f"{ROOT}/").partition("/")[0]
+
+
 def cancel(job: ExportJob, by: str) -> bool:
     """Call a job off. One that runs ends at its next sign of life; one that is over stays what it is: False."""
     this = ExportJob.objects.filter(pk=job.pk)

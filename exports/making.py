@@ -29,7 +29,7 @@ from orgs.tenancy import DatabaseRole, assumed
 from usage import freshness
 from usage.series import Unanswerable
 
-from . import claims
+from . import claims, jobs
 from .contents import dataset_of
 from .datasets import Control, Dataset, as_text, snapshot
 from .delivery import Parcel, Undeliverable, store_of
@@ -71,13 +71,16 @@ _EXPECTED = (
 
 
 def attempt(job_id: str) -> None:
-    """Make the file of a job, if nobody else does. Whatever goes wrong is said on the job."""
+    """Make the file of a job, or of another whose turn it is. Whatever goes wrong is said on the job."""
     job = claims.claim(job_id)
     if job is None:
         return
-    spans.annotate(job_id=job_id, attempt=job.attempts)
-    with structlog.contextvars.bound_contextvars(job_id=job_id, org_id=str(job.org_id or ""), attempt=job.attempts):
+    spans.annotate(job_id=str(job.pk), attempt=job.attempts)
+    with structlog.contextvars.bound_contextvars(
+        job_id=str(job.pk), org_id=str(job.org_id or ""), attempt=job.attempts
+    ):
         _make_and_deliver(job)
+        _pass_on()
 
 
 def _make_and_deliver(job: ExportJob) -> None:
@@ -97,6 +100,16 @@ def _make_and_deliver(job: ExportJob) -> None:
     except Exception as error:
         logger.exception("export_broke")
         _fail(job, f"The service failed ({type(error).__name__}); its log says more.", is_passing=True)
+
+
+def _pass_on() -> None:
+    """While an org had as many running as it may, words for its others were heard and went: one is said anew."""
+    try:
+        waiting = claims.in_turn()
+        if waiting is not None:
+            jobs.send(ExportJob.objects.get(pk=waiting))
+    except (OperationalError, InterfaceError) as error:  # `upkeep` says it within minutes
+        logger.warning("export_not_passed_on", error=error)
 
 
 def _in_words(error: Exception) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from orgs import concurrency
 from orgs.limits import MAX_EXPORT_DAYS
 from orgs.models import Org, Scope
 from orgs.pages import frame, org_page
@@ -125,6 +126,7 @@ def signed_file(request: HttpRequest, token: str) -> HttpResponseBase:
             "This link has expired, or was altered.\n", status=403, content_type="text/plain; charset=utf-8"
         )
     key, filename = known
+    concurrency.enter(jobs.owner_of(key))  # whoever has the address: slow readers hold threads
     store = store_of("")
     assert isinstance(store, FolderStore)
     kind = next(kind for kind in sorted(Format, key=len, reverse=True) if key.endswith(f".{kind}"))

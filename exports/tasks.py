@@ -9,7 +9,7 @@ from . import making, monthly, upkeep
 
 @shared_task(soft_time_limit=EXPORT_LONGEST.total_seconds())
 def run(job_id: str) -> None:
-    """Make the file of a job."""
+    """Make the file of a job: of this one, or of another whose turn it is."""
     making.attempt(job_id)
 
 

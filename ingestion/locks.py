@@ -19,6 +19,7 @@ class Lock(enum.IntEnum):
     MAINTENANCE = 6  # who settles and drops what is old
     WATCH = 7  # who looks for incidents
     EXPORT = 8  # who asks for an export, by the org
+    EXPORT_CLAIM = 9  # who takes a job to make its file
 
 
 def take(cursor: CursorWrapper, lock: Lock, *, shared: bool = False, seconds: float | None = None) -> None:

@@ -177,7 +177,7 @@ def told() -> dict[str, float]:
 
 def fail(job: ExportJob, times: int = 1) -> None:
     for _ in range(times):
-        ExportJob.objects.update(not_before=timezone.now())
+        ExportJob.objects.filter(pk=job.pk).update(not_before=timezone.now())
         claimed = claims.claim(str(job.pk))
         assert claimed is not None
         claims.note_failure(claimed, "The storage did not answer.", is_passing=True)
@@ -192,7 +192,7 @@ def test_twice_failing_raises_the_metric_and_a_file_lowers_it(org: Org) -> None:
     assert told()[twice] == 1
     fail(asked(make_org()), 2)
     assert told()[twice] == 2
-    ExportJob.objects.update(not_before=timezone.now())
+    ExportJob.objects.filter(pk=first.pk).update(not_before=timezone.now())
     making.attempt(str(first.pk))
     assert told()[twice] == 1
     fail(asked(org, 1))
