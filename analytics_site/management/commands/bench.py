@@ -28,6 +28,7 @@ from django.utils import timezone
 
 from analytics_site.measuring import Line, door_client, timed
 from analytics_site.measuring_exports import measure_exports
+from analytics_site.measuring_fairness import measure_fairness
 from analytics_site.measuring_limits import measure_limits
 from analytics_site.measuring_reliability import measure_reliability
 from analytics_site.measuring_row_security import measure_row_security
@@ -77,6 +78,7 @@ class Command(BaseCommand):
             rollup_lines, rollup_figures = measure_rollup(traffic, figures["ingest_events_per_s"])
             api_lines, api_figures = measure_api(traffic, options["requests"])
             limit_lines, limit_figures = measure_limits(traffic.busiest)
+            fair_lines, fair_figures = measure_fairness(traffic.busiest, traffic.orgs[1])
             guard_lines, guard_figures = measure_row_security(traffic.busiest)
             busiest = Org.objects.get(pk=traffic.busiest)
             called = Org.objects.create(name="Reliability", slug="reliability")
@@ -84,7 +86,7 @@ class Command(BaseCommand):
             export_lines, export_figures = measure_exports(busiest, MODELS, called)
         for line in (
             Line("what", "measured", "compared to", "measured", "ratio", "goal"),
-            *ingest_lines, *rollup_lines, *api_lines, *limit_lines, *guard_lines, *reliability_lines, *export_lines,
+            *ingest_lines, *rollup_lines, *api_lines, *limit_lines, *fair_lines, *guard_lines, *reliability_lines, *export_lines,
         ):  # fmt: skip
             self.stdout.write(
                 f"{line.what:<34}{line.figure:>16}   {line.compared_to:<44}{line.compared:>14}{line.ratio:>8}   {line.goal}"
@@ -96,6 +98,7 @@ class Command(BaseCommand):
                 | rollup_figures
                 | api_figures
                 | limit_figures
+                | fair_figures
                 | guard_figures
                 | reliability_figures
                 | export_figures
