@@ -5,6 +5,7 @@ may do). Its own role is set once for each connection; another one, and the org,
 connection that goes on to somebody else remembers neither.
 """
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +39,10 @@ def act_always_as(role: DatabaseRole) -> None:
 
 def _take_own_role(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
     try:
-        with connection.cursor() as cursor:  # a database that is not migrated has no such role yet
+        with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('role', rolname, false) FROM pg_roles WHERE rolname = %s", [_own])
+            if not cursor.rowcount:  # not migrated so far: another connection looks again
+                connection.close_at = time.monotonic()
     except Exception:
         connection.close()  # Django would go on with it, as whoever it connects as
         raise

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.cache import cache
-from django.db import DatabaseError, ProgrammingError, connection, transaction
+from django.db import DatabaseError, ProgrammingError, close_old_connections, connection, transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -23,7 +23,7 @@ from exports.models import ExportBucket
 from orgs import audit, row_security
 from orgs.actions import Action
 from orgs.models import ApiKey, AuditRecord, Invitation, Org, User
-from orgs.tenancy import DatabaseRole, act_always_as, acting_as, assumed, one_org
+from orgs.tenancy import DatabaseRole, _take_own_role, act_always_as, acting_as, assumed, one_org
 from reliability.detection import Measure
 from reliability.models import Incident
 from usage.models import OpenHour, ZoneInForce
@@ -242,6 +242,16 @@ def test_a_process_takes_its_role_with_each_connection(monkeypatch: pytest.Monke
         connection_created.disconnect(dispatch_uid="orgs.tenancy")
         connection.close()
     assert current()[0] not in list(DatabaseRole)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_from_before_the_roles_were_made_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection.close()
+    monkeypatch.setattr("orgs.tenancy._own", "analytics_to_come")
+    _take_own_role(connection)
+    assert connection.connection is not None
+    close_old_connections()
+    assert connection.connection is None
 
 
 # ── Figures, with the org filter taken out of every query ────────────────────────────────────────────────────────
