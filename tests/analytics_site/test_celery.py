@@ -7,20 +7,25 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
+import redis
 from django.conf import settings
 from django.core.management import call_command
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
+from kombu import Connection
 
-from analytics_site.rig import redis_url
+from analytics_site import rig
+from analytics_site.rig import own_servers, redis_url
 from analytics_site.schedule import entries
 from ingestion.models import Batch
 from usage.models import HourlyUsage
+from usage.tasks import roll_up
 
 from ..factories import ingest, make_event, make_org
 from ..processes import connected, environment, eventually
@@ -186,3 +191,50 @@ def test_what_staff_changed_survives_a_migrate_and_what_is_missing_comes_back() 
     assert (rollup.interval.every, rollup.interval.period, rollup.enabled) == (17, "seconds", False)
     assert PeriodicTask.objects.filter(task="usage.tasks.verify", enabled=True).count() == 1
     assert PeriodicTask.objects.count() == len(entries())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_outlives_a_redis_that_goes_while_a_task_is_under_way(tmp_path: Path) -> None:
+    with own_servers() as servers, redis.Redis.from_url(servers.redis_url) as client:
+        address = servers.redis_url.replace("unix://", "redis+socket://").replace("db=", "virtual_host=")
+        keeper = psutil.Process(client.info("server")["process_id"]).parent()
+        assert keeper is not None
+        # One process is at work and one waits, so the worker waits for tasks.
+        running = rig.celery(environment(REDIS_URL=servers.redis_url, LOG_LEVEL="INFO"), "-c", "2", "-Q", "celery")
+        running.log = tmp_path / "worker.log"
+        running.start()
+        try:
+            eventually(lambda: " ready" in said(running), START, "the worker is ready")
+            children = psutil.Process(running.pid).children()
+            for child in children:
+                child.suspend()
+            send(address)
+            eventually(lambda: client.hlen("unacked") == 1, 10, "the task is under way")
+            keeper.suspend()
+            psutil.Process(client.info("server")["process_id"]).kill()
+            eventually(lambda: "Cannot connect" in said(running), 30, f"it looks for Redis\n{said(running)}")
+            for child in children:
+                child.resume()
+            keeper.resume()
+            eventually(lambda: is_answered(client), 30, "Redis is back")
+            send(address)
+            eventually(lambda: client.llen("celery") == 0, 30, f"it takes a task\n{said(running)}")
+        finally:
+            keeper.resume()
+            running.kill()
+
+
+def said(process: rig.Process) -> str:
+    assert process.log is not None
+    return process.log.read_text(errors="replace")
+
+
+def send(address: str) -> None:
+    with Connection(address) as broker:
+        roll_up.apply_async((), connection=broker)
+
+
+def is_answered(client: redis.Redis) -> bool:
+    with suppress(redis.ConnectionError):
+        return bool(client.ping())
+    return False
