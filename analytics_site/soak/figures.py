@@ -29,8 +29,9 @@ class Restart:
     began: float
     up: float
 
-    def touches(self, start: float, end: float, margin: float = MARGIN) -> bool:
-        return start <= self.up + margin and end >= self.began - margin
+    def distance(self, start: float, end: float) -> float:
+        """Seconds between it and something that took from start to end; 0 where they overlap."""
+        return max(0.0, start - self.up, self.began - end)
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,10 @@ def percentiles(values: Sequence[float], digits: int = 1) -> dict[str, float | N
 
 
 def restart_of(start: float, end: float, restarts: Iterable[Restart], margin: float = MARGIN) -> str:
-    """Whose restart something fell into; empty where into none."""
-    return next((restart.name for restart in restarts if restart.touches(start, end, margin)), "")
+    """Whose restart something fell into, the nearest; empty where into none."""
+    near = [(restart.distance(start, end), -restart.began, restart.name) for restart in restarts]
+    distance, _, name = min(near, default=(margin + 1, 0.0, ""))
+    return name if distance <= margin else ""
 
 
 def failures(answers: Iterable[Answer], restarts: Sequence[Restart]) -> dict[str, dict[str, int]]:

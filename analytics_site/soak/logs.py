@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LEVELS = ("error", "critical")
+NAME_LENGTH = 80  # characters; what libraries say holds addresses and counts
 
 
 def events_of(lines: Iterable[str], levels: tuple[str, ...] = LEVELS) -> Counter[str]:
@@ -18,9 +19,9 @@ def events_of(lines: Iterable[str], levels: tuple[str, ...] = LEVELS) -> Counter
             said = None
         if not isinstance(said, dict):
             if levels == LEVELS:
-                found[f"not JSON: {line[:80]}"] += 1
+                found[f"not JSON: {line[:NAME_LENGTH]}"] += 1
         elif said.get("level") in levels:
-            found[str(said.get("event"))] += 1
+            found[str(said.get("event"))[:NAME_LENGTH]] += 1
     return found
 
 

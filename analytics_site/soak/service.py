@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +23,7 @@ from .plan import Clock
 SERVERS = ("postgresql", "valkey", "rabbitmq")
 PROCESSES = ("web", "worker", "exporter", "beat", "ingestion")
 STOPS_WITHIN = 120.0  # seconds
+REVIVED_AFTER = 2.0  # seconds, as by systemd's units
 
 
 class Service:
@@ -49,6 +52,10 @@ class Service:
                 of["ingestion"], "--read-stream", "-P", "solo", "-Q", "stream", "--without-mingle", "-n", "ingestion@%h"
             ),
         }
+        self.ended: Counter[str] = Counter()  # how often a process ended that nobody told to
+        self._tended = {name: threading.Lock() for name in PROCESSES}
+        self._stopping = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         for name, process in self.processes.items():
             process.log = logs / f"{name}.log"
 
@@ -59,17 +66,31 @@ class Service:
                 process.start()
             for name in self.processes:
                 self._wait(name)
+            self._supervisor.start()
             yield
         finally:
             self.stop()
 
+    def _supervise(self) -> None:
+        """Start again what ended, as whoever runs the service has it done."""
+        while not self._stopping.wait(REVIVED_AFTER):
+            for name, process in self.processes.items():
+                with self._tended[name]:
+                    if process.running and process.running.poll() is not None:
+                        self.ended[name] += 1
+                        process.kill()  # its children
+                        process.start()
+
     def stop(self) -> None:
+        self._stopping.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
         for process in reversed(self.processes.values()):
             process.stop(STOPS_WITHIN)
 
     def pids(self) -> dict[str, int]:
         """Of the main process of each server and of each process that runs."""
-        found = {name: process.running.pid for name, process in self.processes.items() if process.running}
+        found = {name: running.pid for name, process in self.processes.items() if (running := process.running)}
         if self.broker.running:
             found["rabbitmq"] = self.broker.running.pid
         with suppress(DatabaseError):
@@ -92,11 +113,12 @@ class Service:
             self.broker.start()
         else:
             process = self.processes[name]
-            if by_kill:
-                process.kill()
-            else:
-                process.stop(STOPS_WITHIN)
-            process.start()
+            with self._tended[name]:
+                if by_kill:
+                    process.kill()
+                else:
+                    process.stop(STOPS_WITHIN)
+                process.start()
             self._wait(name)
         return Restart(name, began, clock.now())
 

@@ -13,7 +13,7 @@ from .figures import Sample
 from .plan import Clock
 
 EVERY = 5.0  # seconds
-TIMEOUT = 5.0  # seconds of a scrape
+TIMEOUT = 10.0  # seconds of a scrape: Prometheus's own
 GAUGES = {
     "freshness": re.compile(r'^analytics_freshness_lag_across_orgs_seconds\{quantile="1.0"\} (\S+)$', re.MULTILINE),
     "stream_lag": re.compile(r"^analytics_stream_lag_seconds\{.*\} (\S+)$", re.MULTILINE),
@@ -34,6 +34,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.mains, self.together, self.port, self.clock = mains, together, port, clock
         self.samples: list[Sample] = []
+        self.missed = 0  # scrapes without an answer
         self.gauges: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._first: dict[tuple[str, int], float] = {}
         self._last: dict[tuple[str, int], float] = {}
@@ -85,7 +86,8 @@ class Watch(threading.Thread):
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
         except (OSError, http.client.HTTPException):
-            return  # a restart
+            self.missed += 1
+            return
         finally:
             connection.close()
         for name, pattern in GAUGES.items():

@@ -69,6 +69,8 @@ def test_a_request_belongs_to_a_restart_that_any_moment_of_it_is_near() -> None:
     assert restart_of(120, 121, restarts, 15) == "web"
     assert restart_of(121, 130, restarts, 15) == ""
     assert restart_of(150, 190, restarts, 15) == "beat"
+    close = [Restart("web", 100, 105), Restart("worker", 110, 120)]
+    assert [restart_of(at, at, close) for at in (104, 107, 108, 111)] == ["web", "web", "worker", "worker"]
 
 
 def test_failures_are_told_by_restart_and_reason() -> None:

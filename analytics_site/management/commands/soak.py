@@ -297,6 +297,8 @@ class Soak:
             "stream_lag_max_s": max((seconds for _, seconds in watch.gauges["stream_lag"]), default=None),
             "stream_backlog_max_messages": max((number for _, number in watch.gauges["stream_backlog"]), default=None),
             "restarts_s": {restart.name: round(restart.up - restart.began, 1) for restart in self.restarts},
+            "ended_by_themselves": dict(self.service.ended),
+            "scrapes_missed": watch.missed,
             "memory_mb": {name: {k: v and round(v, 1) for k, v in asdict(m).items()} for name, m in memory.items()},
             "processor_share": {name: round(seconds / ended, 2) for name, seconds in watch.processor_seconds().items()},
         }
