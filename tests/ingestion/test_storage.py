@@ -50,6 +50,13 @@ def part_of(day: date) -> Partition:
     return next(part for part in storage.parts() if part.start == day)
 
 
+@pytest.fixture(autouse=True)
+def no_days_of_others(raw_tables: None) -> None:
+    """Days that other tests made, and left empty, would be settled and dropped with these."""
+    for part in storage.parts():
+        storage.drop(part)
+
+
 def test_a_day_that_is_over_is_settled_once() -> None:
     ingest([make_event(occurred_at=LONG_AGO) for _ in range(50)] + [make_event(occurred_at=NOW)])
     roll_up()
