@@ -22,7 +22,13 @@ from .plan import Clock
 
 SERVERS = ("postgresql", "valkey", "rabbitmq")
 PROCESSES = ("web", "worker", "exporter", "beat", "ingestion")
-STOPS_WITHIN = 120.0  # seconds
+STOPS_WITHIN = {
+    "web": 30.0,
+    "worker": 60.0,
+    "exporter": 300.0,
+    "beat": 10.0,
+    "ingestion": 20.0,
+}  # seconds, as deploy/ has it
 REVIVED_AFTER = 2.0  # seconds, as by systemd's units
 
 
@@ -53,6 +59,7 @@ class Service:
             ),
         }
         self.ended: Counter[str] = Counter()  # how often a process ended that nobody told to
+        self.killed: Counter[str] = Counter()  # how often one did not end in its time at SIGTERM
         self._tended = {name: threading.Lock() for name in PROCESSES}
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -85,8 +92,15 @@ class Service:
         self._stopping.set()
         if self._supervisor.is_alive():
             self._supervisor.join()
-        for process in reversed(self.processes.values()):
-            process.stop(STOPS_WITHIN)
+        for name in reversed(self.processes):
+            self._end(name)
+
+    def _end(self, name: str) -> None:
+        """By SIGTERM; whoever has not ended in its time is killed, and counted."""
+        process = self.processes[name]
+        if (running := process.running) is not None:
+            process.stop(STOPS_WITHIN[name])
+            self.killed[name] += int(running.returncode == -signal.SIGKILL)
 
     def pids(self) -> dict[str, int]:
         """Of the main process of each server and of each process that runs."""
@@ -117,7 +131,7 @@ class Service:
                 if by_kill:
                     process.kill()
                 else:
-                    process.stop(STOPS_WITHIN)
+                    self._end(name)
                 process.start()
             self._wait(name)
         return Restart(name, began, clock.now())

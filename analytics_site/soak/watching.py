@@ -22,7 +22,7 @@ GAUGES = {
 SHARING = "postgresql"  # whose processes share much: what is shared is not added up
 
 
-class Watch(threading.Thread):
+class Watcher(threading.Thread):
     """Looks every few seconds until it is told to end.
 
     `mains` tells the main process of each kind. Its children have a memory each, but where they are told of `together`.

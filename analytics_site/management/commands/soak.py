@@ -45,7 +45,7 @@ from analytics_site.soak.plan import EXPORT, Clock, arrivals, asks, spread
 from analytics_site.soak.publishing import Told, publish
 from analytics_site.soak.service import PROCESSES, SERVERS, Service
 from analytics_site.soak.traffic import CLIENTS, MODELS, ORGS, Traffic
-from analytics_site.soak.watching import Watch
+from analytics_site.soak.watching import Watcher
 from exports.models import ExportJob, State
 from ingestion.models import Batch, Door, StreamReader
 from ingestion.schema import read_array, split
@@ -53,6 +53,8 @@ from ingestion.stream.connecting import declare
 from ingestion.stream.looking import bounds_of
 from ingestion.writing import Delivery, store
 from orgs.models import ApiKey, Org, Scope, ServedModel
+from reliability.models import Watch
+from usage.models import OpenHour
 from usage.rollups import roll_up
 from usage.verification import verify
 from usage.windows import floor_hour
@@ -132,6 +134,10 @@ def prepare(traffic: Traffic) -> list[str]:
         assert not faults
         store(Delivery(Door.TRACE, events))
     roll_up()
+    # History is looked after already in an installation that has one: its hours are closed (none has so many clients that a row
+    # would change), and its incidents were looked for.
+    OpenHour.objects.all().delete()
+    Watch.objects.update_or_create(pk=1, defaults={"watched_up_to": now})
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")
     return [ApiKey.issue(org=org, name="soak", scopes=[Scope.ADMIN])[1] for org in orgs]
@@ -184,7 +190,7 @@ class Soak:
         with self.service.running():
             clock = Clock()
             with self.loaded(clock) as load:
-                watch = Watch(lambda: self.pids(load), (*SERVERS, *LOAD), self.service.port, clock)
+                watch = Watcher(lambda: self.pids(load), (*SERVERS, *LOAD), self.service.port, clock)
                 watch.start()
                 spoke = 0.0
                 while load.lives():
@@ -233,7 +239,7 @@ class Soak:
         self.restarts.append(restart)
         self.say(f"{restart.began:>6.0f} s  {name} restarted, up again after {restart.up - restart.began:.1f} s")
 
-    def tell(self, clock: Clock, watch: Watch) -> None:
+    def tell(self, clock: Clock, watch: Watcher) -> None:
         lag = [values[-1][1] for name in ("freshness", "stream_lag") if (values := watch.gauges[name])]
         self.say(
             f"{clock.now():>6.0f} s  {self.told.events:,} events confirmed, {len(read_answers(self.answers)):,} answers;"
@@ -251,7 +257,7 @@ class Soak:
         opened = ExportJob.objects.filter(completed_at=None)
         wait_for(lambda: not opened.exists(), "exports are not made", SETTLES_WITHIN, 0.5)
 
-    def figures(self, clock: Clock, watch: Watch, ended: float) -> dict[str, Any]:
+    def figures(self, clock: Clock, watch: Watcher, ended: float) -> dict[str, Any]:
         answers = read_answers(self.answers)
         made = {
             "history": HISTORY_HOURS * ORGS * MODELS,
@@ -298,6 +304,7 @@ class Soak:
             "stream_backlog_max_messages": max((number for _, number in watch.gauges["stream_backlog"]), default=None),
             "restarts_s": {restart.name: round(restart.up - restart.began, 1) for restart in self.restarts},
             "ended_by_themselves": dict(self.service.ended),
+            "killed": dict(+self.service.killed),
             "scrapes_missed": watch.missed,
             "memory_mb": {name: {k: v and round(v, 1) for k, v in asdict(m).items()} for name, m in memory.items()},
             "processor_share": {name: round(seconds / ended, 2) for name, seconds in watch.processor_seconds().items()},
