@@ -21,7 +21,7 @@ from ..processes import celery, eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 BY = "user:fin@example.com"
-BROKER = 8  # a Redis database that nobody else's workers listen to
+BROKER = 7  # a Redis database that nobody else's workers listen to
 
 
 def asked(org: Org | None, window: Window = FREE) -> ExportJob:

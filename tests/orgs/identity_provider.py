@@ -19,6 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from django.conf import LazySettings
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from orgs.discovery import discovery
+from orgs.signing_keys import signing_keys
+
 AUDIENCE = "analytics"
 CLIENT_ID, CLIENT_SECRET = "analytics-pages", "a secret of : & two"
 STAFF_ROLE = "platform-staff"
@@ -75,6 +78,8 @@ class IdentityProvider:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def configure(self, settings: LazySettings, *, discovers: bool = False) -> None:
+        signing_keys.cache_clear()  # another may have had this port
+        discovery.cache_clear()
         settings.OIDC_ISSUER = self.url
         settings.OIDC_AUDIENCE = AUDIENCE
         settings.OIDC_JWKS_URL = "" if discovers else f"{self.url}/keys"
