@@ -16,6 +16,9 @@ endif
 
 .PHONY: demo run test check lint audit bench bench-stream bench-scale crashtest soak attack smoke fuzz scenarios lock clean
 
+# What takes long says at once how far it is, into a file, too.
+soak crashtest bench bench-stream bench-scale: export PYTHONUNBUFFERED ?= 1
+
 demo: export LOG_LEVEL ?= WARNING
 demo: export LOG_FORMAT ?= text
 demo: .venv/embedded

@@ -1,16 +1,21 @@
 """The Celery application: `celery -A analytics_site worker`, `celery -A analytics_site beat`."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
 from celery.signals import beat_init, celeryd_init, setup_logging, worker_process_init, worker_process_shutdown
 from click import Option
 from django_structlog.celery.steps import DjangoStructLogInitStep
+from kombu.connection import Connection
 
 from orgs.tenancy import DatabaseRole, act_always_as
 
 from .env import stop_if_wrong
+
+BROKER_TIMEOUT = 2  # seconds that who only looks at the broker waits for it
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "analytics_site.settings")
 app = Celery("analytics_site", loader="analytics_site.worker_metrics:Loader")
@@ -24,6 +29,14 @@ app.steps["worker"].add("analytics_site.worker_metrics:ServeMetrics")
 app.user_options["worker"].add(
     Option(("--read-stream",), is_flag=True, help="Read the RabbitMQ stream in this worker.")
 )
+
+
+@contextmanager
+def connected_broker() -> Iterator[Connection]:
+    """The broker, connected, for a look at it. Raises kombu's `OperationalError`, `RedisError` or `OSError`."""
+    with app.connection_for_read(connect_timeout=BROKER_TIMEOUT) as broker:
+        broker.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_TIMEOUT)
+        yield broker
 
 
 @setup_logging.connect

@@ -25,7 +25,8 @@ class DatabaseState:
     """Gauges; collected by the web process's registry."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        engine, parts = storage.engine(), storage.parts()
+        engine = storage.engine()
+        parts = engine.parts()
         sizes = {TABLE: sum(part.bytes for part in parts)}
         with connection.cursor() as cursor:
             cursor.execute(_SIZES)

@@ -8,11 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
-from .celery import app
+from .celery import connected_broker
 
 logger = structlog.get_logger(__name__)
-
-BROKER_TIMEOUT = 2  # seconds
 
 # A migrated database stays migrated: looked up until it is, once a process.
 _migrated = False
@@ -65,8 +63,7 @@ def _cache_works() -> bool:
 
 def _broker_works() -> bool:
     try:
-        with app.connection_for_write(connect_timeout=BROKER_TIMEOUT) as broker:
-            broker.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_TIMEOUT)
+        with connected_broker():
+            return True
     except (BrokerError, RedisError, OSError):
         return False
-    return True

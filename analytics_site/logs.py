@@ -72,10 +72,8 @@ def hide_secrets(logger: Any, method: str, line: Line) -> Line:
     for name, value in line.items():
         if isinstance(value, BaseException):
             line[name] = f"{type(value).__name__}: {words(value)}"
-        elif isinstance(value, str) and name != "exception":
-            line[name] = _hidden(_ADDED.sub("", value))
         elif isinstance(value, str):
-            line[name] = _hidden(value)
+            line[name] = _hidden(value if name == "exception" else _ADDED.sub("", value))
     return line
 
 
@@ -129,7 +127,8 @@ def _own_secrets() -> tuple[str, ...]:
 
     urls = (settings.DATABASE_URL, settings.REDIS_URL, settings.BROKER_URL, settings.RABBITMQ_URL)
     passwords = [urlsplit(url).password or "" for url in urls]
-    found = {*passwords, *map(unquote, passwords), settings.S3_ACCESS_KEY, settings.S3_SECRET_KEY, settings.SECRET_KEY}
+    keys = (settings.S3_ACCESS_KEY, settings.S3_SECRET_KEY, settings.SECRET_KEY, settings.OIDC_CLIENT_SECRET)
+    found = {*passwords, *map(unquote, passwords), *keys}
     return tuple(sorted((secret for secret in found if len(secret) >= SHORTEST_SECRET), key=len, reverse=True))
 
 

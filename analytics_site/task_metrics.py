@@ -18,7 +18,7 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from redis.exceptions import RedisError
 
-from .celery import app
+from .celery import connected_broker
 
 logger = structlog.get_logger(__name__)
 
@@ -31,7 +31,6 @@ SECONDS = Histogram(
 )
 FORKED = Counter("analytics_worker_processes", "Processes that Celery workers have forked")
 TIMEOUT = 0.5  # seconds that Redis has
-BROKER_TIMEOUT = 2  # seconds
 
 _SUCCEEDED = "analytics:tasks:succeeded"  # a hash: task, seconds since 1970
 
@@ -85,8 +84,7 @@ class TaskState:
         waiting = GaugeMetricFamily(
             "analytics_celery_queue_messages", "Tasks that wait in a queue for a worker", labels=("queue",)
         )
-        with app.connection_for_read(connect_timeout=BROKER_TIMEOUT) as broker:
-            broker.ensure_connection(max_retries=1, interval_start=0, timeout=BROKER_TIMEOUT)
+        with connected_broker() as broker:
             for queue in settings.CELERY_TASK_QUEUES:
                 waiting.add_metric((queue,), _waiting(broker, queue))
         yield waiting

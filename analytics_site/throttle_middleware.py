@@ -9,7 +9,7 @@ How many requests of an org are served at once is held by the view (`orgs.concur
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import structlog
@@ -114,30 +114,37 @@ def _name_of_caller(request: Any, response: HttpResponse, credential: str) -> st
     return _NOBODY if response.status_code == 401 else None
 
 
-def _refuse(request: HttpRequest, taken: Taken, caller: Caller | None) -> HttpResponse:
-    if request.method not in ("GET", "HEAD"):
-        drain(request)
-    throttling.REFUSED.labels(caller.kind if caller and taken.is_known else "strangers").inc()
-    seconds = f"{taken.retry_after} second{'' if taken.retry_after == 1 else 's'}"
-    whose = "these credentials" if taken.is_known else "this address without credentials that are known here"
-    response = respond(request, 429, f"Too many requests with {whose}. Nothing was done; repeat in {seconds}.")
-    for name, value in taken.headers.items():
-        response[name] = value
-    return response
-
-
 _BUSY = (
     "Your organisation is asking for a lot at once",
     "Nothing was done. As many requests of it as may be at once are being answered; try again in a second or two.",
 )
 
 
+def _refuse(request: HttpRequest, taken: Taken, caller: Caller | None) -> HttpResponse:
+    kind = caller.kind if caller and taken.is_known else "strangers"
+    whose = "these credentials" if taken.is_known else "this address without credentials that are known here"
+    return _refused(request, kind, f"with {whose}", taken.headers, taken.retry_after)
+
+
 def _refuse_org(request: HttpRequest) -> HttpResponse:
+    headers = {"Retry-After": str(ORG_BUSY_SECONDS)}
+    return _refused(request, "organisation", "of this organisation at once", headers, ORG_BUSY_SECONDS, _BUSY)
+
+
+def _refused(
+    request: HttpRequest,
+    limit: str,
+    which: str,
+    headers: Mapping[str, str],
+    seconds: int,
+    page: tuple[str, str] | None = None,
+) -> HttpResponse:
+    """`which` says of what requests there are too many; `page` is the title and text of a page that has its own."""
     if request.method not in ("GET", "HEAD"):
         drain(request)
-    throttling.REFUSED.labels("organisation").inc()
-    seconds = f"{ORG_BUSY_SECONDS} second{'' if ORG_BUSY_SECONDS == 1 else 's'}"
-    detail = f"Too many requests of this organisation at once. Nothing was done; repeat in {seconds}."
-    response = respond(request, 429, detail, _BUSY)
-    response["Retry-After"] = str(ORG_BUSY_SECONDS)
+    throttling.REFUSED.labels(limit).inc()
+    until = f"{seconds} second{'' if seconds == 1 else 's'}"
+    response = respond(request, 429, f"Too many requests {which}. Nothing was done; repeat in {until}.", page)
+    for name, value in headers.items():
+        response[name] = value
     return response

@@ -25,7 +25,7 @@ from rest_framework.views import APIView
 
 from ingestion.models import Status
 from orgs import paging
-from orgs.api import OrgView
+from orgs.api import OrgView, unknown_parameters
 from orgs.limits import (
     DEFAULT_INCIDENT_ROWS,
     EXPORT_REFUSED_SECONDS,
@@ -296,7 +296,8 @@ class ExportsView(OrgView):
     )
     def get(self, request: Request, org_id: uuid.UUID) -> Response:
         """The org's jobs, newest first."""
-        status, errors = request.query_params.get("status"), paging.limit_errors(request)
+        status = request.query_params.get("status")
+        errors = unknown_parameters(request, ("status", *paging.NAMES)) | paging.limit_errors(request)
         if status is not None and status not in State.values:
             errors["status"] = f"must be one of {', '.join(State.values)}"
         if errors:

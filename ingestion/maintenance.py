@@ -13,6 +13,7 @@ from orgs.limits import ROWS_DELETED_AT_ONCE
 from orgs.tenancy import owning
 
 from .locks import Lock, hold_for_session, let_go_for_session
+from .storage.engine import TABLE
 
 logger = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ def carry_out(steps: Iterable[Step]) -> Iterator[tuple[Step, int]]:
     try:
         for step in steps:
             try:
-                with owning("usage_events"):
+                with owning(TABLE):
                     freed = step.run()
             except Exception:
                 logger.exception("maintenance_failed", action=step.action, subject=step.subject)

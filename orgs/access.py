@@ -73,7 +73,8 @@ def authorise(
 
     Raises `NotAuthenticated` without credentials, `PermissionDenied` where the scope is missing, or the org is
     another's or does not exist. With `unregistered`, a key of the platform may name an org that does not exist yet: None. A read
-    from outside the org leaves an audit record, and so does a refusal.
+    from outside the org leaves an audit record, and so does a refusal. The request counts for the org from here on; raises
+    `TooManyAtOnce` where as many do as may.
     """
     if not is_authenticated(request):
         raise NotAuthenticated
@@ -84,6 +85,7 @@ def authorise(
         raise PermissionDenied(REFUSAL)
     if outside and scope in READ_FROM_OUTSIDE:
         audit.record(request, READ_FROM_OUTSIDE[Scope(scope)], org_id, request.path)
+    concurrency.enter(org_id)
     return org
 
 
@@ -116,7 +118,6 @@ class HasScope(BasePermission):
         if org_id is not None:
             unregistered = getattr(view, "unregistered_orgs", False)
             view.org = authorise(request, org_id, view.required_scope, unregistered=unregistered)
-            concurrency.enter(org_id)
         elif not has_scope_anywhere(request, view.required_scope):
             audit.record_refusal(request, view.required_scope)
             raise PermissionDenied(REFUSAL)

@@ -1,6 +1,7 @@
 """An org's audit trail by API."""
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema, inline_serializer
@@ -11,7 +12,7 @@ from rest_framework.response import Response
 
 from . import audit, paging
 from .actions import Action
-from .api import OrgView
+from .api import OrgView, unknown_parameters
 from .models import AuditRecord, Scope
 from .paging import ListCursor
 
@@ -54,10 +55,10 @@ def as_document(found: AuditRecord) -> dict[str, Any]:
     }
 
 
-def asked_filters(request: Request) -> dict[str, str]:
-    """The filters of a request. Raises `ValidationError`."""
+def asked_filters(request: Request, also: Iterable[str] = ()) -> dict[str, str]:
+    """The filters of a request, which may have parameters beside them. Raises `ValidationError`."""
     actor, action = request.query_params.get("actor", ""), request.query_params.get("action")
-    errors = {}
+    errors = unknown_parameters(request, (*(parameter.name for parameter in FILTERS), *also))
     if "\0" in actor:
         errors["actor"] = "must not hold a NUL"
     if action is not None and action not in Action.values:
@@ -93,5 +94,5 @@ class AuditView(OrgView):
         """Who did what to the organisation, newest first."""
         if errors := paging.limit_errors(request):
             raise ValidationError(errors)
-        found = audit.trail_of(self.org, **asked_filters(request))
+        found = audit.trail_of(self.org, **asked_filters(request, paging.NAMES))
         return AuditCursor().answer(found, request, self, as_document)

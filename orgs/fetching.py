@@ -7,12 +7,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from .limits import MAX_PROVIDER_BYTES
 
 T = TypeVar("T")
 _PIECE = 16 * 1024  # bytes read between two looks at the clock
+_LATE = "no whole answer in time"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -81,7 +82,7 @@ def in_time(until: float, call: Callable[[], T]) -> T:
     thread.join(max(0.0, until - time.monotonic()))
     if results:
         return results[0]
-    raise errors[0] if errors else TimeoutError("no whole answer in time")
+    raise errors[0] if errors else TimeoutError(_LATE)
 
 
 def _object(response: Any, until: float) -> dict[str, Any]:
@@ -101,9 +102,8 @@ def _object(response: Any, until: float) -> dict[str, Any]:
 
 
 def _left(until: float) -> float:
+    """Seconds, more than none."""
     left = until - time.monotonic()
-    return left if left > 0 else _late()
-
-
-def _late() -> NoReturn:
-    raise TimeoutError("no whole answer in time")
+    if left <= 0:
+        raise TimeoutError(_LATE)
+    return left

@@ -31,6 +31,9 @@ MAX_CLIENTS_AN_HOUR = 100  # of an org, by calls, and as many by cost: named onc
 MAX_ERROR_CODES_AN_HOUR = 50  # likewise
 HOUR_CLOSES_AFTER = timedelta(minutes=15)  # its end: what comes later has the hour made again from raw events
 
+# ── Looking for incidents ────────────────────────────────────────────────────────────────────────────────────────
+WATCH_AT_ONCE = timedelta(seconds=20)  # of a run that has much to catch up with: rollups and SIGTERM wait for it
+
 # ── Retention ────────────────────────────────────────────────────────────────────────────────────────────────────
 ROWS_DELETED_AT_ONCE = 10_000  # bounds a transaction and its locks to about a second
 

@@ -22,7 +22,7 @@ from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from rest_framework import exceptions
 
-from . import audit, code_flow, concurrency, members
+from . import audit, code_flow, members
 from .access import authorise
 from .actions import Action
 from .forms import ApiKeyForm, InvitationForm, NewPersonForm, OrgForm, RoleForm, SignInForm
@@ -64,7 +64,6 @@ def org_page(scope: str) -> Callable[[OrgView[P]], Callable[Concatenate[HttpRequ
             except exceptions.PermissionDenied as error:
                 raise PermissionDenied(str(error)) from error
             assert org is not None
-            concurrency.enter(org.pk)
             with one_org(org.pk):
                 return view(request, org, *args, **kwargs)
 

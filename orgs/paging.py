@@ -52,6 +52,7 @@ PARAMETERS = [
         description="How many a page.",
     ),
 ]
+NAMES = tuple(parameter.name for parameter in PARAMETERS)
 
 
 def page_of(name: str, item: Any) -> Any:

@@ -75,26 +75,50 @@ END $$;
 
 def begin(cursor: CursorWrapper) -> None:
     """Make the roles, and give staff and tasks what they have in every table, those to come included."""
-    roles = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.Literal(role.value) for role in DatabaseRole))
-    cursor.execute(
-        sql.SQL(_ROLES).format(
-            roles=roles, complaint=sql.Literal(_NO_RIGHT_TO_MAKE_ROLES), tasks=sql.Literal(DatabaseRole.TASKS.value)
-        )
-    )
-    both = sql.SQL("{}, {}").format(sql.Identifier(DatabaseRole.STAFF), sql.Identifier(DatabaseRole.TASKS))
-    everybody = sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole)
-    cursor.execute("SELECT current_schema()")
-    schema = sql.Identifier(cursor.fetchone()[0])
-    tables, sequences = _ours(cursor, "r", "p"), _ours(cursor, "S")
-    for statement in (
+    complaint, tasks = sql.Literal(_NO_RIGHT_TO_MAKE_ROLES), sql.Literal(DatabaseRole.TASKS.value)
+    cursor.execute(sql.SQL(_ROLES).format(roles=_names(), complaint=complaint, tasks=tasks))
+    _run(
+        cursor,
         "GRANT {all} ON {tables} TO {both}",
         "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT {all} ON TABLES TO {both}",
         # A number that comes next tells nobody anything.
-        "GRANT USAGE ON SEQUENCE {sequences} TO {everybody}",
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {everybody}",
-    ):
-        parts = {"all": sql.SQL(ALL), "schema": schema, "both": both, "everybody": everybody}
-        cursor.execute(sql.SQL(statement).format(**parts, tables=tables, sequences=sequences))
+        "GRANT USAGE ON SEQUENCE {sequences} TO {roles}",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {roles}",
+    )
+
+
+def end(cursor: CursorWrapper) -> None:
+    """Take it all back. Roles go where no other database of the server has them, and no login is to act in them."""
+    cursor.execute("DROP FUNCTION orgs_tenant()")
+    _run(
+        cursor,
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON TABLES FROM {roles}",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON SEQUENCES FROM {roles}",
+        "REVOKE ALL ON {tables} FROM {roles}",
+        "REVOKE ALL ON SEQUENCE {sequences} FROM {roles}",
+        "REVOKE ALL ON SCHEMA {schema} FROM {roles}",
+    )
+    cursor.execute(sql.SQL(_DROP_ROLES).format(roles=_names()))
+
+
+def _names() -> sql.Composable:
+    """The roles as an array of text."""
+    return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(sql.Literal(role.value) for role in DatabaseRole))
+
+
+def _run(cursor: CursorWrapper, *statements: str) -> None:
+    """Statements about this schema and the roles: all of them, or `both` that see every org."""
+    cursor.execute("SELECT current_schema()")
+    parts = {
+        "schema": sql.Identifier(cursor.fetchone()[0]),
+        "tables": _ours(cursor, "r", "p"),
+        "sequences": _ours(cursor, "S"),
+        "all": sql.SQL(ALL),
+        "roles": sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole),
+        "both": sql.SQL("{}, {}").format(sql.Identifier(DatabaseRole.STAFF), sql.Identifier(DatabaseRole.TASKS)),
+    }
+    for statement in statements:
+        cursor.execute(sql.SQL(statement).format(**parts))
 
 
 def _ours(cursor: CursorWrapper, *kinds: str) -> sql.Composable:
@@ -106,30 +130,6 @@ def _ours(cursor: CursorWrapper, *kinds: str) -> sql.Composable:
         [list(kinds)],
     )
     return sql.SQL(", ").join(sql.Identifier(name) for (name,) in cursor.fetchall())
-
-
-def end(cursor: CursorWrapper) -> None:
-    """Take it all back. Roles go where no other database of the server has them, and no login is to act in them."""
-    cursor.execute("DROP FUNCTION orgs_tenant()")
-    roles = sql.SQL(", ").join(sql.Identifier(role) for role in DatabaseRole)
-    cursor.execute("SELECT current_schema()")
-    schema = sql.Identifier(cursor.fetchone()[0])
-    tables, sequences = _ours(cursor, "r", "p"), _ours(cursor, "S")
-    for statement in (
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON TABLES FROM {roles}",
-        "ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} REVOKE ALL ON SEQUENCES FROM {roles}",
-        "REVOKE ALL ON {tables} FROM {roles}",
-        "REVOKE ALL ON SEQUENCE {sequences} FROM {roles}",
-        "REVOKE ALL ON SCHEMA {schema} FROM {roles}",
-    ):
-        cursor.execute(sql.SQL(statement).format(schema=schema, roles=roles, tables=tables, sequences=sequences))
-    cursor.execute(
-        sql.SQL(_DROP_ROLES).format(
-            roles=sql.SQL("ARRAY[{}]").format(
-                sql.SQL(", ").join(map(sql.Literal, [role.value for role in DatabaseRole]))
-            )
-        )
-    )
 
 
 def grant(cursor: CursorWrapper, role: DatabaseRole, what: str, table: str) -> None:

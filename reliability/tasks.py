@@ -3,6 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
+from orgs.limits import WATCH_AT_ONCE
 from usage.retention import daily_horizon
 from usage.windows import UTC_ZONE
 
@@ -13,7 +14,7 @@ from .models import Incident
 @shared_task
 def watch() -> None:
     """Look for incidents in the last hours."""
-    watching.watch()
+    watching.watch(at_once=WATCH_AT_ONCE)
 
 
 @shared_task

@@ -5,6 +5,7 @@ did not happen costs nothing. What began before that is carried on: its window g
 found; it keeps its start, and whose it is.
 """
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,13 +55,15 @@ class Found:
     conditions: list[str]
 
 
-def watch(since: datetime | None = None) -> int:
+def watch(since: datetime | None = None, at_once: timedelta = timedelta.max) -> int:
     """Look once; returns how many incidents are open. Returns at once where another process looks.
 
-    With `since`, what was looked at from then on is looked at again, as far back as minutes are kept.
+    With `since`, what was looked at from then on is looked at again, as far back as minutes are kept. What is left
+    once `at_once` is over is left to the next run.
     """
     if not hold_for_session(Lock.WATCH, ""):
         return 0
+    began = time.monotonic()
     try:
         now = timezone.now()
         until = complete_up_to(now).replace(second=0, microsecond=0)  # what is not counted yet is no recovery
@@ -71,6 +74,8 @@ def watch(since: datetime | None = None) -> int:
             step = min(step + CATCHES_UP_BY, until)
             _look(Window(max(horizon, step - WATCHED), step))
             Watch.objects.update_or_create(pk=1, defaults={"watched_up_to": step})
+            if time.monotonic() - began >= at_once.total_seconds():
+                break
     finally:
         let_go_for_session(Lock.WATCH, "")
     return Incident.objects.filter(is_open=True).count()

@@ -10,6 +10,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
 from ingestion.models import Status
+from orgs.api import unknown_parameters
 from orgs.models import Org
 
 from .models import REST
@@ -79,14 +80,15 @@ _REQUIRED = ("start", "end")
 def read_parameters(
     request: Request, *, only: Collection[str] = tuple(_READERS), also: Mapping[str, Callable[[str], Any]] | None = None
 ) -> dict[str, Any]:
-    """The parameters that were given, converted; one error per parameter that is wrong or missing.
+    """The parameters that were given, converted; one error per parameter that is wrong, missing or not known.
 
     `also` are an endpoint's own, each with what converts it or raises `Wrong`.
     """
     values: dict[str, Any] = {}
-    errors: dict[str, str] = {}
+    known = (*only, *(also or ()))
+    errors = unknown_parameters(request, known)
     readers = _READERS | dict(also or {})
-    for name in (*only, *(also or ())):
+    for name in known:
         given = request.query_params.getlist(name)
         if not given or (given == [""] and name in _REQUIRED):
             if name in _REQUIRED:

@@ -34,6 +34,14 @@ def minutes_horizon(now: datetime) -> datetime:
     return midnight(local_day(now - timedelta(days=settings.MINUTE_RETENTION_DAYS), UTC_ZONE), UTC_ZONE)
 
 
+def whole_minutes_since(now: datetime) -> datetime:
+    """From when on every minute is there, whatever the setting was before: the start of yesterday (UTC), which the shortest
+    retention leaves alone; or from when on minutes were counted at all.
+    """
+    yesterday = midnight(local_day(now, UTC_ZONE) - DAY, UTC_ZONE)
+    return max(yesterday, groups_horizon() or yesterday)
+
+
 def moments_horizon(rollup: Rollup, now: datetime) -> datetime:
     """The earliest row that a rollup of hours or minutes keeps."""
     return minutes_horizon(now) if rollup.kept is Kept.MINUTES else hourly_horizon(now)

@@ -59,18 +59,17 @@ class Run:
 
 def roll_up() -> Run:
     """Add every batch that is not in the rollups yet. Returns at once where another writer is at work."""
-    batches = events = 0
+    batches = 0
     with metrics.timed_rollup() as timed:
         adopt_zones()
         try:
             while (run := _roll_up_some()).batches:
                 batches += run.batches
-                events += run.events
-                timed.events = events
+                timed.events += run.events
         except IntegrityError:
             _forget_partitions()
             raise
-    return Run(batches, events)
+    return Run(batches, timed.events)
 
 
 def _roll_up_some() -> Run:

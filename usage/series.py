@@ -1,7 +1,8 @@
 """Figures of an org over a window: the one way the API, the pages and the exports read them.
 
-One statement, so one snapshot: daily or hourly rows by primary key, and for the buckets that the window cuts their hours
-and, under an hour each, raw fragments by the primary key of the events. Nothing here grows with the number of events.
+One statement, so one snapshot: daily or hourly rows by primary key, and for the buckets that the window cuts their hours,
+their minutes as far as these are kept, and raw fragments by the primary key of the events: under an hour each, and where there
+are minutes under one minute. Nothing here grows with the number of events.
 
 Figures are grouped by model, or by what hourly rows tell beside it: client, status, error code. Of clients and codes each
 bucket names those with the most calls and those that cost most; the rest are one.
@@ -25,10 +26,21 @@ from psycopg import sql
 from orgs.limits import MAX_SERIES_POINTS
 from orgs.models import Org
 
-from .aggregation import CLIENTS, HISTOGRAM, HOURLY, MEASURES, OUTCOMES, ROLLED_UP, Rollup, merged_histograms, summed
+from .aggregation import (
+    CLIENTS,
+    HISTOGRAM,
+    HOURLY,
+    MEASURES,
+    MINUTELY,
+    OUTCOMES,
+    ROLLED_UP,
+    Rollup,
+    merged_histograms,
+    summed,
+)
 from .histogram import BUCKET_SQL, Histogram, merge
 from .models import REST, ZoneInForce
-from .retention import daily_horizon, groups_horizon, hourly_horizon, longest
+from .retention import daily_horizon, groups_horizon, hourly_horizon, longest, whole_minutes_since
 from .windows import DAY, HOUR, UTC_ZONE, Granularity, Piece, Plan, Window, local_day, midnight, plan
 
 MAX_ROWS = 2 * MAX_SERIES_POINTS  # read for an answer: the points of buckets that a window cuts come in parts
@@ -159,6 +171,8 @@ def points(question: Question, *, histograms: bool = False) -> list[Point]:
     check_horizons(question)
     granularity = Granularity.HOUR if question.as_one else question.granularity
     parts = plan(question.window, granularity, question.zone)
+    if parts.fragments and question.group is Group.MODEL:  # minutes are of models alone
+        parts = parts.by_minutes(whole_minutes_since(timezone.now()))
     statement, parameters = _statement(question, parts, histograms)
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
@@ -264,8 +278,8 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         parameters[name] = value
         return sql.Placeholder(name)
 
-    def hours(window: Window, bucket: sql.Composable, *, added: bool = False) -> sql.Composable:
-        """Rows by the hour as they stand, or added up: those of a bucket that the window cuts."""
+    def moments(rollup: Rollup, window: Window, bucket: sql.Composable, *, added: bool = False) -> sql.Composable:
+        """Rows by the hour or minute as they stand, or added up: those of a bucket that the window cuts."""
         return sql.SQL(
             "SELECT {bucket}::bigint AS bucket, {name} AS part, {columns} FROM {table}"
             " WHERE bucket_start >= {start} AND bucket_start < {end} AND {condition}{group}"
@@ -273,7 +287,7 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
             bucket=bucket,
             name=name,
             columns=sums if added else columns,
-            table=sql.SQL(source.rollup.table),
+            table=sql.SQL(rollup.table),
             start=bound(window.start),
             end=bound(window.end),
             condition=condition,
@@ -286,10 +300,10 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
             " WHERE time_zone = %(zone)s AND day >= {first} AND day < {end} AND {condition}"
         ).format(columns=columns, first=bound(first), end=bound(end), condition=condition)
 
-    def hours_of_a_day(piece: Piece) -> sql.Composable:
+    def cut(rollup: Rollup, piece: Piece) -> sql.Composable:
         # Histograms of models are merged in Python; other groups are added up around all of it.
         bucket = bound(_bucket_of(piece.bucket_start, question))
-        return hours(piece.window, bucket, added=by_model and not histograms)
+        return moments(rollup, piece.window, bucket, added=by_model and not histograms)
 
     def fragment(piece: Piece) -> sql.Composable:
         measures = sql.SQL(", ".join(f"{how} AS {name}" for name, how in MEASURES.items()))
@@ -320,11 +334,13 @@ def _statement(question: Question, parts: Plan, histograms: bool) -> tuple[sql.C
         if by_model:
             selects.append(days(parts.first_day, parts.end_day))
         else:
-            selects += [hours_of_a_day(piece) for piece in _whole_days(parts.first_day, parts.end_day, parts.zone)]
+            whole = _whole_days(parts.first_day, parts.end_day, parts.zone)
+            selects += [cut(source.rollup, piece) for piece in whole]
     elif parts.rows is not None:
         bucket = "0" if question.as_one else "floor(extract(epoch FROM bucket_start) / 3600)"
-        selects.append(hours(parts.rows, sql.SQL(bucket)))
-    selects += [hours_of_a_day(piece) for piece in parts.hours]
+        selects.append(moments(source.rollup, parts.rows, sql.SQL(bucket)))
+    selects += [cut(source.rollup, piece) for piece in parts.hours]
+    selects += [cut(MINUTELY, piece) for piece in parts.minutes]
     selects += [fragment(piece) for piece in parts.fragments]
     if not selects:  # an empty window
         return sql.Composed([sql.SQL("SELECT 1 WHERE false")]), {}

@@ -1,10 +1,10 @@
-"""Time: half-open windows, buckets, and how a window is answered from daily rows, hourly rows and raw fragments.
+"""Time: half-open windows, buckets, and how a window is answered from rows by the day, hour and minute and raw fragments.
 
 The one module that truncates and steps. It refuses naive times; answers are aware UTC.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
@@ -35,6 +35,15 @@ def floor_hour(moment: datetime) -> datetime:
 def ceil_hour(moment: datetime) -> datetime:
     floor = floor_hour(moment)
     return floor if floor == utc(moment) else floor + HOUR
+
+
+def floor_minute(moment: datetime) -> datetime:
+    return utc(moment).replace(second=0, microsecond=0)
+
+
+def ceil_minute(moment: datetime) -> datetime:
+    floor = floor_minute(moment)
+    return floor if floor == utc(moment) else floor + MINUTE
 
 
 def midnight(day: date, zone: ZoneInfo) -> datetime:
@@ -122,7 +131,8 @@ class Plan:
 
     `rows` are read as they stand: hours, or the days [first_day, end_day) of `zone`. `hours` are whole hours and
     `fragments` parts of an hour that belong to a bucket which the window cuts: at most two of the former and, as a
-    day of a zone can begin within an hour, four of the latter, each under an hour long.
+    day of a zone can begin within an hour, four of the latter, each under an hour long. `minutes` are whole minutes of
+    such parts, where these are kept.
     """
 
     granularity: Granularity
@@ -132,6 +142,21 @@ class Plan:
     end_day: date | None
     hours: tuple[Piece, ...]
     fragments: tuple[Piece, ...]
+    minutes: tuple[Piece, ...] = ()
+
+    def by_minutes(self, since: datetime) -> "Plan":
+        """The same with whole minutes in the place of fragments that lie after a moment; of these less than a minute is left
+        at each edge.
+        """
+        minutes: list[Piece] = []
+        fragments: list[Piece] = []
+        for piece in self.fragments:
+            start, end = ceil_minute(piece.window.start), floor_minute(piece.window.end)
+            inside = Window(start, end) if piece.window.start >= since and start < end else None
+            if inside:
+                minutes.append(Piece(piece.bucket_start, inside))
+            fragments += [Piece(piece.bucket_start, part) for part in _around(piece.window, inside)]
+        return replace(self, minutes=tuple(minutes), fragments=tuple(fragments))
 
 
 def plan(window: Window, granularity: Granularity, zone: ZoneInfo = UTC_ZONE) -> Plan:

@@ -226,7 +226,7 @@ def _read_pages(trial: Trial, party: Party) -> None:
 def _forget_what_both_know(trial: Trial) -> None:
     """Models stand in one registry: what A sees of itself anyway is no sign of B."""
     mine = [trial.a.org_id, trial.a.slug, *(person.email for person in trial.a.people.values())]
-    for path in (f"usage?{window()}", f"usage?{window()}&groupBy=client", f"freshness?{window()}"):
+    for path in (f"usage?{window()}", f"usage?{window()}&groupBy=client", "freshness"):
         mine.append(json.dumps(own(trial, trial.a, path)))
     text = "\n".join(mine).lower()
     for value in [value for value in trial.canaries if value in text]:

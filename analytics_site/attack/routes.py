@@ -78,6 +78,9 @@ def _routes(patterns: Sequence[URLPattern | URLResolver], prefix: str = "/") -> 
         yield Route(template, named or ("GET", "POST"))
 
 
+_OF_A_RANGE = ("/usage", "/reliability", "/reliability/incidents", "/reliability/incident.csv")
+
+
 def with_range(path: str, window: str) -> str:
-    """With the window that routes of figures want."""
-    return f"{path}{'&' if '?' in path else '?'}{window}"
+    """With the window, where it is an endpoint that wants one; the others know no such parameters."""
+    return f"{path}?{window}" if path.endswith(_OF_A_RANGE) else path

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from .learning import api, event, window
 from .pages import post
+from .routes import with_range
 from .trial import Trial
 from .wire import Answer, Call, form
 
@@ -64,7 +65,8 @@ def _parameters(trial: Trial) -> None:
         for name in names:
             for payload in PAYLOADS:
                 kept = "&".join(part for part in window().split("&") if not part.startswith(f"{name}="))
-                path = api(a, f"{route}?{kept}&{name}={quote(payload, safe='')}")
+                path = with_range(api(a, route), kept)
+                path += f"{'&' if '?' in path else '?'}{name}={quote(payload, safe='')}"
                 _try(trial, f"{route}: {name} = {payload}", Call("GET", path, (a.header(),)))
 
 

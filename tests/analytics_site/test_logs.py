@@ -13,10 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.conf import settings
+from django.conf import LazySettings, settings
 from django.db import DataError, connection, transaction
 
-from analytics_site.logs import hide_secrets, words
+from analytics_site.logs import _own_secrets, hide_secrets, words
 
 from ..factories import as_json, ingest, make_event, make_key, make_org
 from ..processes import DATABASE_AWAY, NOWHERE, eventually, gunicorn, run
@@ -184,6 +184,16 @@ def test_a_traceback_shows_no_variables(form: str) -> None:
 )
 def test_texts_of_a_line_show_no_secret(text: str, shown: str) -> None:
     assert hide_secrets(None, "info", {"note": text}) == {"note": shown}
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "S3_ACCESS_KEY", "S3_SECRET_KEY", "OIDC_CLIENT_SECRET"])
+def test_what_this_installation_was_told_stands_in_no_line(name: str, settings: LazySettings) -> None:
+    setattr(settings, name, HIDDEN)
+    _own_secrets.cache_clear()
+    try:
+        assert hide_secrets(None, "info", {"note": f"invalid_client: {HIDDEN}"}) == {"note": "invalid_client: …"}
+    finally:
+        _own_secrets.cache_clear()
 
 
 def test_errors_do_not_quote_what_they_are_about() -> None:

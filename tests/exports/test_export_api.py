@@ -274,7 +274,9 @@ def test_the_list_can_be_narrowed_by_status(call: Call) -> None:
     assert by_status == {"pending": 1, "running": 0, "succeeded": 1, "failed": 0, "expired": 0}
 
 
-@pytest.mark.parametrize("query", ["status=done", "limit=0", "limit=201", "limit=x", "cursor=abc", "cursor=cD1hYmM="])
+@pytest.mark.parametrize(
+    "query", ["state=running", "status=done", "limit=0", "limit=201", "limit=x", "cursor=abc", "cursor=cD1hYmM="]
+)
 def test_a_wrong_list_is_refused(call: Call, query: str) -> None:
     answer = call("get", f"?{query}")
     assert answer.status_code == 400, answer.content

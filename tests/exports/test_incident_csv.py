@@ -131,6 +131,7 @@ def test_model_and_status_narrow_it_and_no_other_org_is_seen(ask: Ask, org: Org)
         ({"status": "failed"}, "status", "must be one of success, error, timeout, throttled"),
         ({"modelId": "x"}, "modelId", "must be a UUID"),
         ({"start": "yesterday"}, "start", "must be an RFC 3339 date-time"),
+        ({"granularity": "hour"}, "granularity", "is not known here"),
         ({"end": "2020-01-01T00:00:00Z"}, "end", "must be after start"),
     ],
 )

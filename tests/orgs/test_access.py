@@ -35,6 +35,7 @@ class Route:
     path: str
     scope: Scope
     success: int = 200
+    is_of_a_range: bool = False
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -50,7 +51,7 @@ class Route:
     def call(self, client: APIClient, org_id: uuid.UUID, **headers: str) -> Any:
         address = self.address(org_id)
         if self.method == "GET":
-            return client.get(address, RANGE, headers=headers)
+            return client.get(address, RANGE if self.is_of_a_range else {}, headers=headers)
         if "exports" in self.path:
             return client.post(address, {"timeRange": RANGE}, format="json", headers=headers)
         event = as_json(make_event(org_id))
@@ -58,11 +59,11 @@ class Route:
 
 
 READS = (
-    Route("GET", f"{ORG}/usage", Scope.USAGE_READ),
+    Route("GET", f"{ORG}/usage", Scope.USAGE_READ, is_of_a_range=True),
     Route("GET", f"{ORG}/freshness", Scope.USAGE_READ),
-    Route("GET", f"{ORG}/reliability", Scope.RELIABILITY_READ),
-    Route("GET", f"{ORG}/reliability/incidents", Scope.RELIABILITY_READ),
-    Route("GET", f"{ORG}/reliability/incident.csv", Scope.RELIABILITY_READ),
+    Route("GET", f"{ORG}/reliability", Scope.RELIABILITY_READ, is_of_a_range=True),
+    Route("GET", f"{ORG}/reliability/incidents", Scope.RELIABILITY_READ, is_of_a_range=True),
+    Route("GET", f"{ORG}/reliability/incident.csv", Scope.RELIABILITY_READ, is_of_a_range=True),
 )
 EXPORT = f"{ORG}/exports/<anyuuid:job_id>"
 EXPORTS = (

@@ -349,6 +349,7 @@ def test_pages_of_the_api_go_back_without_a_gap(org: Org) -> None:
         ({"cursor": "cD1hYmM="}, "cursor"),
         ({"action": "danced"}, "action"),
         ({"actor": "a\0b"}, "actor"),
+        ({"actors": "a"}, "actors"),
     ],
 )
 def test_a_question_that_is_wrong_is_answered_in_words(org: Org, query: dict[str, str], field: str) -> None:

@@ -211,5 +211,5 @@ def test_the_database_is_asked_a_fixed_number_of_times(
     roll_up()
     query = {"start": at(1, 15).isoformat(), "end": at(22, 45).isoformat(), "granularity": "hour"}
     ask()  # notes the key's use
-    with django_assert_num_queries(ROLE_QUERIES + 3):  # the key, the org, the figures
+    with django_assert_num_queries(ROLE_QUERIES + 4):  # the key, the org, since when there are minutes, the figures
         assert len(series(ask(**query))) == 22

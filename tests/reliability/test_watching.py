@@ -36,7 +36,7 @@ Change = Callable[[random.Random, datetime, dict[str, Any]], None]
 
 def traffic(org: Org, start: datetime, minutes: int, calls: float, change: Change | None = None) -> list[UsageEvent]:
     """Calls of two models and four clients, 1 % of them errors; `change` says what is wrong with one."""
-    draw = random.Random(f"{start} {calls}")
+    draw = random.Random(f"{NOW - start} {calls}")  # the same on every day
     found = []
     for number in range(round(minutes * calls)):
         moment = start + number * (minutes * MINUTE / round(minutes * calls))
@@ -399,6 +399,21 @@ def test_a_watch_that_did_not_run_catches_up() -> None:
         watch()
         assert_window(windows(org)[0], ("errorRate", None, 170, 150))
         assert Watch.objects.get().watched_up_to == (NOW + 6 * 60 * MINUTE).replace(second=0)
+
+
+def test_what_a_run_has_no_time_for_is_left_to_the_next() -> None:
+    org = make_org()
+    now, hour = NOW.replace(second=0), 60 * MINUTE
+    with time_machine.travel(NOW - 5 * hour, tick=False):
+        history(org)
+        watch()
+    with time_machine.travel(NOW, tick=False):
+        lately(org, lambda draw, moment, fields: fail(fields) if between(30, 0)(moment) else None)
+        for hours_left in (4, 3, 2, 1, 0):
+            assert not Incident.objects.exists()
+            watch(at_once=timedelta())
+            assert Watch.objects.get().watched_up_to == now - hours_left * hour
+        assert_window(windows(org)[0], ("errorRate", None, 30, 0))
 
 
 @pytest.mark.django_db(transaction=True)

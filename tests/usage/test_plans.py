@@ -21,7 +21,7 @@ from usage.recent import minutes
 from usage.retention import steps
 from usage.rollups import roll_up
 from usage.series import Group, Question, points
-from usage.windows import DAY, HOUR, UTC_ZONE, Granularity, Window, floor_hour
+from usage.windows import DAY, HOUR, UTC_ZONE, Granularity, Window, floor_hour, floor_minute
 
 from ..factories import ingest, make_event
 
@@ -117,9 +117,9 @@ def scans(statement: str, parameters: Any = None) -> list[tuple[str, str]]:
     return found
 
 
-def scans_of(question: Question) -> list[tuple[str, str]]:
+def scans_of(question: Question, *, histograms: bool = False) -> list[tuple[str, str]]:
     with CaptureQueriesContext(connection) as queries:
-        points(question)
+        points(question, histograms=histograms)
     return scans(queries.captured_queries[-1]["sql"])
 
 
@@ -183,6 +183,23 @@ def test_a_range_that_cuts_hours_reads_fragments_of_the_days_it_cuts_alone(fille
     found = scans_of(Question(ORG, window, Granularity.HOUR))
     assert raw_days(found) == {window.start.date(), window.end.date()}
     assert not [node for node, name in found if node == "Seq Scan" and is_raw(name) and not is_compressed(name)], found
+
+
+@pytest.mark.parametrize("histograms", [False, True])
+@pytest.mark.parametrize("granularity", Granularity)
+def test_a_range_that_ends_lately_reads_minutes_and_of_raw_events_the_last_one_alone(
+    filled: None, granularity: Granularity, histograms: bool
+) -> None:
+    window = Window(TODAY - 8 * DAY, TODAY - timedelta(hours=1, minutes=13, seconds=7))
+    found = scans_of(Question(ORG, window, granularity), histograms=histograms)
+    assert raw_days(found) == {window.end.date()}
+    minutes = f"usage_minutes_p{window.end:%Y%m%d}"
+    assert minutes in {name for _, name in found}
+    assert not [node for node, name in found if node == "Seq Scan" and (is_raw(name) or name == minutes)], found
+    with CaptureQueriesContext(connection) as queries:
+        points(Question(ORG, window, granularity), histograms=histograms)
+    (_, raw) = queries.captured_queries[-1]["sql"].split("FROM usage_events e WHERE ")
+    assert raw.startswith(f"occurred_at >= '{floor_minute(window.end)}'")
 
 
 def is_compressed(name: str) -> bool:

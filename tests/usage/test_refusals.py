@@ -91,6 +91,7 @@ RFC_3339 = "must be an RFC 3339 date-time with an offset, such as 2026-01-31T00:
         ({"modelId": ""}, "modelId", "must be a UUID"),
         ({"modelId": "\0"}, "modelId", "must be a UUID"),
         ({"modelId": ["", ""]}, "modelId", "is given more than once"),
+        ({"modelID": "gpt"}, "modelID", "is not known here"),
         ({"timeZone": "Europe/Berlin"}, "timeZone", "must be UTC or org"),
         ({"start": "0001-01-01T00:00:00+14:00"}, "start", "lies outside of the years 1 to 9999 in UTC"),
         ({"end": "9999-12-31T23:59:59-14:00"}, "end", "lies outside of the years 1 to 9999 in UTC"),

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usage.windows import DAY, HOUR, Granularity, Window, ceil_hour, floor_hour, midnight, plan
+from usage.windows import (
+    DAY,
+    HOUR,
+    MINUTE,
+    Granularity,
+    Plan,
+    Window,
+    ceil_hour,
+    floor_hour,
+    floor_minute,
+    midnight,
+    plan,
+)
 
 ZONES = [
     ZoneInfo(name)
@@ -45,17 +57,32 @@ def test_hours_are_floored_and_ceiled(moment: datetime) -> None:
     assert moment <= ceil_hour(moment) < moment + HOUR
 
 
-@given(windows, st.sampled_from(Granularity), st.sampled_from(ZONES))
-def test_the_parts_of_a_plan_are_exactly_the_window(window: Window, granularity: Granularity, zone: ZoneInfo) -> None:
-    parts = plan(window, granularity, zone)
-    pieces = [*parts.hours, *parts.fragments]
+@given(windows, st.sampled_from(Granularity), st.sampled_from(ZONES), times)
+def test_the_parts_of_a_plan_are_exactly_the_window(
+    window: Window, granularity: Granularity, zone: ZoneInfo, minutes_since: datetime
+) -> None:
+    by_hours = plan(window, granularity, zone)
+    by_minutes = by_hours.by_minutes(minutes_since)
+    for parts in (by_hours, by_minutes):
+        assert_exact(parts, window, granularity, zone)
+    assert not by_hours.minutes
+    for piece in by_minutes.minutes:
+        assert piece.window.start >= minutes_since
+        assert floor_minute(piece.window.start) == piece.window.start
+        assert floor_minute(piece.window.end) == piece.window.end
+    for piece in by_minutes.fragments:
+        assert piece.window.start < minutes_since or piece.window.end - piece.window.start < 2 * MINUTE
+
+
+def assert_exact(parts: Plan, window: Window, granularity: Granularity, zone: ZoneInfo) -> None:
+    pieces = [*parts.hours, *parts.minutes, *parts.fragments]
     covered = sorted([piece.window for piece in pieces] + ([parts.rows] if parts.rows else []))
     assert covered[0].start == window.start
     assert covered[-1].end == window.end
     assert all(left.end == right.start for left, right in pairwise(covered))
     assert all(piece.window.end - piece.window.start < HOUR for piece in parts.fragments)
     assert len(parts.hours) <= 2
-    assert len(parts.fragments) <= 4
+    assert len(parts.fragments) <= 4 + len(parts.minutes)
     for piece in parts.hours:
         assert floor_hour(piece.window.start) == piece.window.start
         assert floor_hour(piece.window.end) == piece.window.end

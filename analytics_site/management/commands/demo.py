@@ -73,7 +73,9 @@ class Command(BaseCommand):
             self._print_totals(tally, totals)
             drift = len(verify())
             if serve:
-                worker = running.enter_context(_process("celery", "-A", "analytics_site", "worker", "-B", "-c", "2"))
+                worker = running.enter_context(
+                    _process("celery", "-q", "-A", "analytics_site", "worker", "-B", "-c", "2")
+                )
                 self._print_addresses(base, token, orgs)
                 _wait_while_running(web, worker)
         if settings.EMBEDDED_SERVERS:
