@@ -9,7 +9,7 @@ from orgs.limits import MAX_INCIDENTS
 from orgs.models import Org
 from usage.freshness import complete_up_to
 from usage.recent import minutes
-from usage.windows import MINUTE, Window
+from usage.windows import MINUTE, Window, floor_minute
 
 from .conditions import Held, held
 from .models import Incident
@@ -33,7 +33,7 @@ def incidents_of(org: Org, window: Window, model_id: uuid.UUID | None = None) ->
 
 def holding(org: Org, now: datetime, model_id: uuid.UUID | None = None) -> list[tuple[Subject, Held]]:
     """The conditions that page a platform team and hold at the last minute that is counted, of the org and its models."""
-    until = complete_up_to(now).replace(second=0, microsecond=0)
+    until = floor_minute(complete_up_to(now))
     subjects = samples_of(minutes(Window(until - _LOOKED_AT, until), org.pk, model_id))
     return [
         (subject, each)

@@ -14,7 +14,7 @@ from usage import freshness
 from usage.histogram import merge, percentiles
 from usage.overview import names_of
 from usage.recent import Row, calls_by_org, minutes, orgs_since
-from usage.windows import Window
+from usage.windows import Window, floor_minute
 
 from .models import Watch
 
@@ -30,7 +30,7 @@ class ReliabilityState:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         now = timezone.now()
-        until = freshness.complete_up_to(now).replace(second=0, microsecond=0)
+        until = floor_minute(freshness.complete_up_to(now))
         window = Window(until - LOOKED_AT, until)
         calls = calls_by_org(window, orgs_since(window.start))
         busiest = sorted(calls, key=lambda org_id: (-calls[org_id], org_id))[: settings.RELIABILITY_GAUGES]

@@ -20,7 +20,7 @@ from usage.recent import minutes
 from usage.retention import minutes_horizon
 from usage.series import Figures, Group, Key, Question, Unanswerable, points
 from usage.timeline import UNITS, Timeline
-from usage.windows import HOUR, MINUTE, Granularity, Window, buckets
+from usage.windows import HOUR, MINUTE, Granularity, Window, buckets, ceil_minute, floor_minute
 
 from . import exact
 from .incidents import incidents_of
@@ -149,11 +149,9 @@ def read(org: Org, filters: Filters) -> Overview:
 def _buckets_of(filters: Filters) -> tuple[Window, timedelta]:
     """The window, and how long its buckets are. Minutes are told whole."""
     window = filters.window
-    first = window.start.replace(second=0, microsecond=0)
-    end = window.end.replace(second=0, microsecond=0)
-    by_minute = Window(first, end if end == window.end else end + MINUTE)
+    by_minute = Window(floor_minute(window.start), ceil_minute(window.end))
     is_short = by_minute.end - by_minute.start <= MINUTES_UP_TO
-    if filters.granularity == "auto" and is_short and first >= minutes_horizon(timezone.now()):
+    if filters.granularity == "auto" and is_short and by_minute.start >= minutes_horizon(timezone.now()):
         return by_minute, MINUTE
     return window, UNITS[filters.grain]
 

@@ -24,7 +24,7 @@ from usage.freshness import complete_up_to
 from usage.histogram import merge
 from usage.recent import Row, hours, minutes, orgs_since
 from usage.retention import hourly_horizon, minutes_horizon
-from usage.windows import HOUR, MINUTE, Window, floor_hour
+from usage.windows import HOUR, MINUTE, Window, floor_hour, floor_minute
 
 from . import conditions
 from .detection import JOIN, Excursion, Measure, excursions
@@ -66,7 +66,7 @@ def watch(since: datetime | None = None, at_once: timedelta = timedelta.max) -> 
     began = time.monotonic()
     try:
         now = timezone.now()
-        until = complete_up_to(now).replace(second=0, microsecond=0)  # what is not counted yet is no recovery
+        until = floor_minute(complete_up_to(now))  # what is not counted yet is no recovery
         watched = Watch.objects.values_list("watched_up_to", flat=True).filter(pk=1).first()
         horizon = minutes_horizon(now)
         step = max(horizon, watched or horizon if since is None else min(since, watched or since))
